@@ -1,0 +1,8 @@
+"""The real size, 22 billion parameters. No weights are public; name yours in model.backbone.init_cfg."""
+
+backbone = dict(type='ViT22B', arch='22b', img_size=224, patch_size=14, with_cp=True, drop_path_rate=0.4)
+patch_size = 14
+embed_dims = 6144
+levels = (11, 23, 35, 47)
+pixel_mean = [127.5, 127.5, 127.5]
+pixel_std = [127.5, 127.5, 127.5]

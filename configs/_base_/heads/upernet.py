@@ -1,0 +1,21 @@
+"""UperNet (arXiv 1807.10221) on four scales made from four depths of a plain ViT."""
+
+_base_ = ['../model.py']
+
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor'),
+    backbone=dict(out_indices=_base_.levels),
+    neck=dict(type='TokenPyramid', in_channels=_base_.embed_dims, out_channels=512),
+    decode_head=dict(
+        type='UPerHead',
+        in_channels=[512, 512, 512, 512],
+        in_index=[0, 1, 2, 3],
+        channels=512,
+        pool_scales=(1, 2, 3, 6),
+        dropout_ratio=0.1,
+        norm_cfg=dict(type='GN', num_groups=32),
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    ),
+)

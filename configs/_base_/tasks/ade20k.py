@@ -1,0 +1,26 @@
+"""ADE20K (ADEChallengeData2016): 150 classes, 20,210 training and 2,000 validation images."""
+
+_base_ = ['segmentation.py']
+
+num_classes = 150
+dataset = dict(type='ADE20KDataset', data_root='{{$VIT22B_DATA_ROOT:data/ade/ADEChallengeData2016}}')
+loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
+train_dataloader = dict(
+    dataset=dict(
+        dataset=dict(
+            dataset=dict(
+                **dataset,
+                data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+                pipeline=[*loading, *_base_.augmentation],
+            )
+        )
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=[loading[0], _base_.test_resize, loading[1], dict(type='PackSegInputs')],
+    )
+)
+test_dataloader = val_dataloader

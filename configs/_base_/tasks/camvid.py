@@ -1,0 +1,57 @@
+"""CamVid's 11 classes: a worked example for a data set of one's own.
+
+For yours, copy this file and its leaf, and change classes, colours, folders and sizes. Images and 8-bit label maps
+with the same name lie in two folders a split; label values are 0..10, and 255 is ignored.
+"""
+
+_base_ = ['segmentation.py']
+
+classes = (
+    'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist',
+)  # fmt: skip
+palette = [
+    [70, 130, 180], [128, 64, 0], [192, 192, 128], [128, 64, 128], [244, 35, 232], [107, 142, 35],
+    [220, 220, 0], [190, 153, 153], [0, 0, 142], [220, 20, 60], [0, 160, 160],
+]  # fmt: skip
+num_classes = len(classes)
+crop_size = (336, 448)
+inference = dict(_delete_=True, mode='whole')
+dataset = dict(
+    type='BaseSegDataset',
+    data_root='{{$VIT22B_DATA_ROOT:data/camvid}}',
+    metainfo=dict(classes=classes, palette=palette),
+)
+loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
+train_dataloader = dict(
+    batch_size=8,
+    dataset=dict(
+        dataset=dict(
+            dataset=dict(
+                **dataset,
+                data_prefix=dict(img_path='images/train', seg_map_path='annotations/train'),
+                pipeline=[
+                    *loading,
+                    dict(type='RandomResize', scale=(480, 360), ratio_range=(0.75, 2.0), keep_ratio=True),
+                    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+                    dict(type='RandomFlip', prob=0.5),
+                    dict(type='PhotoMetricDistortion'),
+                    dict(type='PackSegInputs'),
+                ],
+            )
+        )
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='images/val', seg_map_path='annotations/val'),
+        pipeline=[*loading, dict(type='PackSegInputs')],
+    )
+)
+test_dataloader = val_dataloader
+max_iters = _base_.max_iters // 200
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=max_iters // 20),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=max_iters // 20, end=max_iters),
+]

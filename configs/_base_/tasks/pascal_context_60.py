@@ -1,0 +1,27 @@
+"""Pascal Context: 60 classes with background; 4,998 training and 5,105 validation images."""
+
+_base_ = ['segmentation.py']
+
+num_classes = 60
+dataset = dict(
+    type='PascalContextDataset',
+    data_root='{{$VIT22B_DATA_ROOT:data/VOCdevkit/VOC2010}}',
+    data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClassContext'),
+)
+loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
+train_pipeline = [*loading, *_base_.augmentation]
+train_dataloader = dict(
+    dataset=dict(
+        dataset=dict(
+            dataset=dict(**dataset, ann_file='ImageSets/SegmentationContext/train.txt', pipeline=train_pipeline)
+        )
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        **dataset,
+        ann_file='ImageSets/SegmentationContext/val.txt',
+        pipeline=[loading[0], _base_.test_resize, loading[1], dict(type='PackSegInputs')],
+    )
+)
+test_dataloader = val_dataloader

@@ -1,0 +1,37 @@
+"""The toy street: ray-cast pictures in ADE20K's folders and label values, read as ADE20K. Made by `make demo`."""
+
+_base_ = ['ade20k.py']
+
+crop_size = (224, 224)
+inference = dict(_delete_=True, mode='whole')
+data_root = '{{$VIT22B_DATA_ROOT:data/toy_street}}'
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    dataset=dict(
+        dataset=dict(
+            dataset=dict(
+                data_root=data_root,
+                pipeline=[
+                    *_base_.loading,
+                    dict(type='RandomResize', scale=(320, 224), ratio_range=(1.0, 1.5), keep_ratio=True),
+                    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+                    dict(type='RandomFlip', prob=0.5),
+                    dict(type='PhotoMetricDistortion'),
+                    dict(type='PackSegInputs'),
+                ],
+            )
+        )
+    ),
+)
+val_dataloader = dict(
+    num_workers=2,
+    dataset=dict(data_root=data_root, pipeline=[*_base_.loading, dict(type='PackSegInputs')]),
+)
+test_dataloader = val_dataloader
+max_iters = _base_.max_iters // 200
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=max_iters // 20),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=max_iters // 20, end=max_iters),
+]

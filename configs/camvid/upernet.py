@@ -1,0 +1,12 @@
+"""CamVid's 11 classes, a worked example for a data set of one's own: UperNet.
+
+tools/train.py configs/camvid/upernet.py --backbone vit22b_tiny --regime scratch --data-root DIR
+"""
+
+_base_ = ['../_base_/tasks/camvid.py', '../_base_/heads/upernet.py', '../_base_/runtime.py']
+
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    decode_head=dict(num_classes=_base_.num_classes),
+    test_cfg=_base_.inference,
+)

@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Test a checkpoint: scores beside the majority class's, label maps and pictures."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from mmengine.runner import Runner
+
+from vit22b_dense.engine.config import AXES, add_config_arguments, check_data, default_work_dir, load_config
+from vit22b_dense.errors import run_tool
+from vit22b_dense.files import write_atomically
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Example: tools/test.py configs/camvid/linear.py work_dirs/run/iter_400.pth --show-dir pictures',
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file, .pth or .safetensors')
+    parser.add_argument(
+        '--work-dir', metavar='DIR', help='where the log and scores.json go (default: below work_dirs/)'
+    )
+    parser.add_argument('--out', metavar='DIR', help='write predicted label maps there, as PNG')
+    parser.add_argument('--show-dir', metavar='DIR', help='write pictures there: image, label and prediction')
+    add_config_arguments(parser)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    axes = {axis: getattr(args, axis) for axis in AXES}
+    cfg = load_config(args.config, axes, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config, axes)
+    cfg.load_from = args.checkpoint
+    if args.show_dir:
+        cfg.default_hooks.visualization.draw = True
+        cfg.visualizer.save_dir = args.show_dir
+    if args.out:
+        cfg.test_evaluator.output_dir = args.out
+    cfg.test_evaluator = [cfg.test_evaluator, dict(type='MajorityClassMetric')]
+    check_data(cfg, ('test_dataloader',))
+    runner = Runner.from_cfg(cfg)
+    scores = runner.test()
+    if runner.rank == 0:
+        record = dict(
+            config=args.config,
+            axes={axis: value for axis, value in axes.items() if value is not None},
+            checkpoint=args.checkpoint,
+            images=len(runner.test_dataloader.dataset),
+            scores=scores,
+        )
+        path = Path(cfg.work_dir, 'scores.json')
+        write_atomically(path, json.dumps(record, indent=2) + '\n')
+        print(f'mIoU {scores["mIoU"]:.2f} (majority class {scores["majority/mIoU"]:.2f}), written to {path}')
+
+
+if __name__ == '__main__':
+    run_tool(main)

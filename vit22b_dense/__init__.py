@@ -1,0 +1,21 @@
+"""Dense prediction on very large plain Vision Transformers, as a plug-in for mmsegmentation.
+
+Importing the package registers everything in mmseg's registries; in a config,
+``custom_imports = dict(imports=['vit22b_dense'])`` is all it takes.
+"""
+
+from . import datasets, engine, evaluation, models
+from .datasets import FewShotSubset
+from .models import LinearHead, TokenPyramid, ViT22B
+
+__version__ = '0.1.0'
+__all__ = [
+    'FewShotSubset',
+    'LinearHead',
+    'TokenPyramid',
+    'ViT22B',
+    'datasets',
+    'engine',
+    'evaluation',
+    'models',
+]

@@ -1,0 +1,142 @@
+"""Nested few-shot subsets that the data alone define."""
+
+import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Any
+
+from mmengine.dataset import BaseDataset, ConcatDataset
+from mmseg.registry import DATASETS
+
+from ..errors import UserError
+
+
+def parse_fraction(fraction: str | float) -> Fraction:
+    """A fraction such as ``'1/16'``, ``0.25`` or ``1``.
+
+    Raises:
+        UserError: not a number in (0, 1].
+    """
+    try:
+        value = Fraction(fraction).limit_denominator(10**9)
+    except (ValueError, TypeError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1 or isinstance(fraction, bool):
+        raise UserError(f"fraction={fraction!r}: give a string like '1/16' or a number in (0, 1]; 1 is everything")
+    return value
+
+
+def sample_names(dataset: Any) -> list[str]:
+    """Each sample's image path relative to its data root, with forward slashes, in the data set's order.
+
+    Args:
+        dataset: an mmengine `BaseDataset`, or a `ConcatDataset` of them.
+
+    Raises:
+        TypeError: another kind of data set.
+    """
+    dataset.full_init()
+    if isinstance(dataset, ConcatDataset):
+        return [name for part in dataset.datasets for name in sample_names(part)]
+    if not isinstance(dataset, BaseDataset):
+        raise TypeError(
+            f'FewShotSubset takes a BaseDataset or a ConcatDataset of them, not {type(dataset).__name__}: '
+            'put other wrappers around the subset'
+        )
+    root = PurePosixPath(dataset.data_root or '')
+    names = []
+    for i in range(len(dataset)):
+        path = PurePosixPath(dataset.get_data_info(i)['img_path'])
+        names.append(str(path.relative_to(root) if path.is_relative_to(root) else path))
+    return names
+
+
+def select(names: Sequence[str], units: Sequence[str], fraction: Fraction, seed: int) -> list[int]:
+    """The positions of a subset: units in the order of SHA-256 of ``"SEED:UNIT"``, the first of them.
+
+    Args:
+        names: one a sample; decides the order within the result.
+        units: one a sample; samples of one unit stay together.
+        fraction: of the units, rounded to the nearest number (half to even), at least one.
+        seed: part of the hash.
+
+    Returns:
+        The positions, sorted by name, so that the order of files plays no part.
+    """
+    order = sorted(set(units), key=lambda unit: hashlib.sha256(f'{seed}:{unit}'.encode()).digest())
+    kept = set(order[: max(1, round(fraction * len(order)))])
+    return sorted((i for i, unit in enumerate(units) if unit in kept), key=lambda i: (names[i], i))
+
+
+@DATASETS.register_module()
+class FewShotSubset:
+    """A fraction of a data set: nested (1/16 lies inside 1/8, and so on) and the same everywhere.
+
+    Independent of file order, machine, data root, worker count and library versions: see `select`.
+
+    Args:
+        dataset: an mmengine data set or its config.
+        fraction: a string like ``'1/16'`` or a number in (0, 1].
+        seed: another seed, another subset.
+        unit: what is kept or left as a whole: None for the data set's own choice (its attribute
+            ``few_shot_unit``, else each sample), ``'frame'`` for each sample, or a key of the samples' information
+            such as ``'segment'``.
+
+    Raises:
+        UserError: a fraction outside (0, 1], an empty data set, or a unit that the samples do not have.
+    """
+
+    def __init__(self, dataset: Any, fraction: str | float, seed: int = 0, unit: str | None = None) -> None:
+        self.fraction = parse_fraction(fraction)
+        self.seed = seed
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.unit = unit
+        self._indices: list[int] | None = None
+        if not getattr(self.dataset, 'lazy_init', False) and getattr(self.dataset, '_fully_initialized', True):
+            self.full_init()
+
+    @property
+    def metainfo(self) -> dict:
+        """Of the wrapped data set."""
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        """Load the annotations of the wrapped data set and choose the subset."""
+        if self._indices is not None:
+            return
+        self.dataset.full_init()
+        names = sample_names(self.dataset)
+        if not names:
+            raise UserError(
+                f'fraction {self.fraction} of {type(self.dataset).__name__} selects nothing: the data set is empty'
+            )
+        self._indices = select(names, self._units(names), self.fraction, self.seed)
+
+    def _units(self, names: list[str]) -> list[str]:
+        unit = self.unit or getattr(self.dataset, 'few_shot_unit', 'frame')
+        if unit == 'frame':
+            return names
+        infos = [self.dataset.get_data_info(i) for i in range(len(self.dataset))]
+        if any(unit not in info for info in infos):
+            raise UserError(
+                f'unit={unit!r}: {type(self.dataset).__name__} does not have it; its samples have '
+                f"{sorted(infos[0])}, and 'frame' stands for each sample"
+            )
+        return [str(info[unit]) for info in infos]
+
+    @property
+    def indices(self) -> list[int]:
+        """Positions of the chosen samples in the wrapped data set."""
+        self.full_init()
+        return self._indices
+
+    def get_data_info(self, idx: int) -> dict:
+        """The information of a chosen sample."""
+        return self.dataset.get_data_info(self.indices[idx])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, idx: int) -> Any:
+        return self.dataset[self.indices[idx]]

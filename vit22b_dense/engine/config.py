@@ -1,0 +1,153 @@
+"""Configs as the tools use them: axes chosen on the command line, overrides and data folders checked."""
+
+import argparse
+import inspect
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from ..errors import UserError
+
+# Axis: environment variable that the configs read, help. Values of the first three are files in `_base_`.
+AXES = {
+    'backbone': ('VIT22B_BACKBONE', 'backbone to use, a file of configs/_base_/backbones'),
+    'regime': ('VIT22B_REGIME', 'how it is trained: frozen, finetune or scratch'),
+    'fraction': (
+        'VIT22B_FRACTION',
+        'share of the training data, such as 1/16, with its number of iterations',
+    ),
+    'seed': ('VIT22B_SEED', 'seed of weights, data order, augmentation and few-shot subset'),
+    'data_root': ('VIT22B_DATA_ROOT', 'folder of the data set'),
+}
+FOLDERS = {'backbone': 'backbones', 'regime': 'regimes', 'fraction': 'fractions'}
+# Top-level keys that a run reads; every other key of a config is an ingredient that others were made of.
+RUN_KEYS = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | {
+    'custom_imports',
+    'tta_model',
+    'tta_pipeline',
+}
+
+
+class ConfigError(UserError):
+    """A config, an axis value or an override that cannot be used."""
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the axes and mmseg's ``--cfg-options`` to a tool's arguments."""
+    axes = parser.add_argument_group('axes', 'choices that every config here leaves open; each has a default')
+    for axis, (_, text) in AXES.items():
+        metavar = {'data_root': 'DIR', 'fraction': '1/16', 'seed': 'N'}.get(axis, 'NAME')
+        axes.add_argument(f'--{axis.replace("_", "-")}', metavar=metavar, help=text)
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. model.backbone.with_cp=True train_dataloader.batch_size=2; '
+        'lists as key="[a,b]" or key=a,b',
+    )
+
+
+def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict | None = None) -> Config:
+    """Read a config with its axes chosen and overrides applied, without the ingredients it was made of.
+
+    Args:
+        path: the config file.
+        axes: value of each axis, None for the config's default. An axis left None may still be chosen by its
+            environment variable, as mmseg's own scripts do it.
+        overrides: from ``--cfg-options``.
+
+    Raises:
+        ConfigError: no such file; an unknown axis value (the message lists the known ones); an axis that the config
+            does not have; an override of a key that no run reads.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f'{path}: no such config file')
+    chosen = {axis: value for axis, value in axes.items() if value is not None}
+    for axis, value in chosen.items():
+        os.environ[AXES[axis][0]] = _axis_value(path, axis, value)
+    cfg = Config.fromfile(path)
+    for axis, value in chosen.items():
+        if AXES[axis][0] not in cfg.env_variables:
+            raise ConfigError(
+                f'{path} has no axis {axis!r} (asked for {value!r}): it stands alone; change it with --cfg-options'
+            )
+    for key in overrides or {}:
+        top = key.split('.')[0]
+        if top not in RUN_KEYS:
+            hint = 'it is an ingredient that the config has already used' if top in cfg else 'no run reads it'
+            raise ConfigError(
+                f'--cfg-options {key}: {hint}; override the place where it is used, such as model.… or '
+                f'train_dataloader.… (keys of a run: {", ".join(sorted(RUN_KEYS & set(cfg)))})'
+            )
+    cfg.merge_from_dict(overrides or {})
+    for key in set(cfg) - RUN_KEYS:
+        cfg.pop(key)
+    return cfg
+
+
+def _axis_value(path: Path, axis: str, value: str) -> str:
+    """The value as the config's template takes it."""
+    if axis == 'seed':
+        if not value.isdecimal():
+            raise ConfigError(f'--seed {value}: give a whole number, 0 or more')
+        return value
+    if axis not in FOLDERS:
+        return value
+    name = value.replace('/', '_')
+    known = axis_values(path, axis)
+    if known and name not in known:
+        shown = ', '.join(v.replace('_', '/') if axis == 'fraction' else v for v in known)
+        raise ConfigError(f'unknown {axis} {value!r} for {path}; known: {shown}')
+    return name
+
+
+def axis_values(path: Path, axis: str) -> list[str]:
+    """The values of an axis that lie beside a config; empty where the config has no ``_base_`` folder above it."""
+    for folder in path.resolve().parents:
+        values = sorted(file.stem for file in (folder / '_base_' / FOLDERS[axis]).glob('*.py'))
+        if values:
+            return values
+    return []
+
+
+def default_work_dir(path: str | Path, axes: dict[str, str | None]) -> str:
+    """``work_dirs/`` and a folder named after the config and the axes chosen for it, so that runs do not mix."""
+    path = Path(path).resolve()
+    chosen = [f'{axis}{value}' if axis == 'seed' else value for axis, value in axes.items() if value is not None
+              and axis != 'data_root']  # fmt: skip
+    name = '_'.join([path.parent.name, path.stem, *chosen]).replace('/', '-')
+    return str(Path('work_dirs', name))
+
+
+def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Look for the folders and lists of a config's data sets before anything is built.
+
+    Args:
+        cfg: the config.
+        loaders: which data loaders are about to be used, such as ``('train_dataloader', 'val_dataloader')``.
+
+    Raises:
+        ConfigError: names the first folder or list that is missing, and how to point at the right one.
+    """
+    for loader in loaders:
+        for dataset in _leaf_datasets(cfg[loader]['dataset']):
+            root = Path(dataset.get('data_root') or '.')
+            prefixes = dataset.get('data_prefix') or {}
+            wanted = [root, *(root / folder for folder in prefixes.values())]
+            if dataset.get('ann_file'):
+                wanted.append(root / dataset['ann_file'])
+            for path in wanted:
+                if not path.exists():
+                    raise ConfigError(
+                        f'{cfg.filename}: {loader} ({dataset["type"]}) needs {path}, which does not exist. Put the '
+                        'data there, or name its folder with --data-root DIR (the README tells the layout)'
+                    )
+
+
+def _leaf_datasets(dataset: dict) -> list[dict]:
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets', [])
+    return [leaf for part in inner for leaf in _leaf_datasets(part)] if inner else [dataset]

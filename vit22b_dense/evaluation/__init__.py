@@ -1,0 +1,6 @@
+"""Scores and pictures of results. They know neither the models nor the engine."""
+
+from .majority import MajorityClassMetric
+from .panels import SegPanelVisualizer
+
+__all__ = ['MajorityClassMetric', 'SegPanelVisualizer']
