@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import load_weights, read_pretrained
-from .block import NORM_EPS, ParallelBlock
+from .block import NORM_EPS, ParallelBlock, RMSNorm
 from .pos_embed import resize_pos_embed, to_grid
 
 ARCHS = {
@@ -85,7 +85,7 @@ class ViT22B(BaseModule):
             )
             for i in range(self.num_layers)
         )
-        self.norm = nn.RMSNorm(self.embed_dims, eps=NORM_EPS)
+        self.norm = RMSNorm(self.embed_dims, eps=NORM_EPS)
         self._reset_stem()
         if frozen:
             self.requires_grad_(False)

@@ -8,6 +8,17 @@ from torch import Tensor, nn
 NORM_EPS = 1e-6
 
 
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's RMS norm (no bias, no centering) in the dtype of its input, also under autocast.
+
+    There the weight is fp32 and the input may be bf16, which PyTorch's fused kernel does not take.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the last dimension."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class ParallelBlock(nn.Module):
     """``y = norm(x); x + attention(y) + mlp(y)`` with one input and one output product.
 
@@ -43,11 +54,11 @@ class ParallelBlock(nn.Module):
             raise ValueError(f'num_heads={num_heads} must divide embed_dims={embed_dims} and mlp_dims={mlp_dims}')
         self.head_dims = embed_dims // num_heads
         self.up_dims = mlp_dims // num_heads
-        self.norm = nn.RMSNorm(embed_dims, eps=NORM_EPS)
+        self.norm = RMSNorm(embed_dims, eps=NORM_EPS)
         self.in_proj = nn.Linear(embed_dims, 3 * embed_dims + mlp_dims, bias=False)
         self.up_bias = nn.Parameter(torch.empty(num_heads, self.up_dims))
-        self.q_norm = nn.RMSNorm(self.head_dims, eps=NORM_EPS)
-        self.k_norm = nn.RMSNorm(self.head_dims, eps=NORM_EPS)
+        self.q_norm = RMSNorm(self.head_dims, eps=NORM_EPS)
+        self.k_norm = RMSNorm(self.head_dims, eps=NORM_EPS)
         self.out_proj = nn.Linear(embed_dims + mlp_dims, embed_dims, bias=False)
         self.out_bias = nn.Parameter(torch.empty(embed_dims))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -66,8 +77,8 @@ class ParallelBlock(nn.Module):
         """``(B, N, D)`` to ``(B, N, D)``."""
         heads = self.in_proj(self.norm(x)).unflatten(-1, (-1, 3 * self.head_dims + self.up_dims))
         q, k, v, up = heads.split([self.head_dims, self.head_dims, self.head_dims, self.up_dims], dim=-1)
-        # (B, N, H, D/H) -> (B, H, N, D/H) for the attention, and back. The norms may return fp32 under autocast.
-        q, k, v = (t.transpose(1, 2) for t in (self.q_norm(q).to(v), self.k_norm(k).to(v), v))
+        # (B, N, H, D/H) -> (B, H, N, D/H) for the attention, and back
+        q, k, v = (t.transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
         attention = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         mlp = F.gelu(up + self.up_bias.to(up))
         branch = self.out_proj(torch.cat([attention, mlp], dim=-1).flatten(2)) + self.out_bias

@@ -1,0 +1,66 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from PIL import Image
+
+import vit22b_dense  # noqa: F401  (registers everything)
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = REPO.parent / 'shared' / 'data'
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _mmseg_scope():
+    init_default_scope('mmseg')
+
+
+@pytest.fixture
+def shared_data():
+    """A real sample folder by name; the test skips where it is absent."""
+
+    def folder(name):
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f'the real sample {name} is not here (research licence, not part of the project)')
+        return path
+
+    return folder
+
+
+def write_image(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def ade_root(tmp_path):
+    """A made data set in ADE20K's layout: 6 training and 2 validation images of 80x64 with labels 0..150."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / 'ade'
+    for split, count in (('training', 6), ('validation', 2)):
+        for i in range(count):
+            label = np.kron(rng.integers(0, 151, (8, 10)), np.ones((8, 8))).astype(np.uint8)
+            image = np.stack([label, 255 - label, label // 2], -1) + rng.integers(0, 9, (64, 80, 3)).astype(np.uint8)
+            write_image(root / f'images/{split}/{i:02d}.jpg', image)
+            write_image(root / f'annotations/{split}/{i:02d}.png', label)
+    return root
+
+
+@pytest.fixture
+def run_tool():
+    """Run a script of the repository (or a path) and return the finished process; its output is text."""
+
+    def run(script, *arguments, check=True, env=None):
+        command = [sys.executable, REPO / script, *map(str, arguments)]
+        done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            pytest.fail(f'{command} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}')
+        return done
+
+    return run

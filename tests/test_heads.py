@@ -1,0 +1,71 @@
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch.nn import functional as F
+
+from vit22b_dense import LinearHead, TokenPyramid
+
+
+def test_linear_head_is_one_product_upsampled_with_cross_entropy():
+    torch.manual_seed(0)
+    head = LinearHead(in_channels=8, num_classes=5)
+    assert {n: tuple(p.shape) for n, p in head.named_parameters()} == {
+        'conv_seg.weight': (5, 8, 1, 1),
+        'conv_seg.bias': (5,),
+    }
+    maps = (torch.zeros(2, 8, 3, 4), torch.randn(2, 8, 3, 4))
+    label = torch.randint(0, 5, (2, 1, 42, 56))
+    label[:, :, :7] = 255
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in label]
+    logits = torch.einsum('kd,bdhw->bkhw', head.conv_seg.weight[:, :, 0, 0], maps[1]) + head.conv_seg.bias.view(
+        5, 1, 1
+    )
+    full = F.interpolate(logits, size=(42, 56), mode='bilinear', align_corners=False)
+    losses = head.loss(maps, samples, None)
+    expected = F.cross_entropy(full, label[:, 0], ignore_index=255, reduction='sum') / label.numel()
+    torch.testing.assert_close(losses['loss_ce'], expected)
+    torch.testing.assert_close(head.predict(maps, [dict(img_shape=(42, 56))], None), full)
+
+
+def test_two_classes_keep_two_outputs():
+    assert LinearHead(in_channels=4, num_classes=2).conv_seg.out_channels == 2
+
+
+def test_pyramid_scales_and_projection_first():
+    neck = TokenPyramid(in_channels=40, out_channels=16, num_groups=4)
+    maps = neck((torch.randn(1, 40, 5, 6),))
+    assert [tuple(m.shape) for m in maps] == [(1, 16, 20, 24), (1, 16, 10, 12), (1, 16, 5, 6), (1, 16, 3, 3)]
+    wide = [tuple(p.shape) for p in neck.parameters() if 40 in p.shape]
+    assert wide == [(16, 40, 1, 1)] * 4
+
+
+def test_pyramid_reads_each_of_four_maps():
+    torch.manual_seed(0)
+    neck = TokenPyramid(in_channels=8, out_channels=8, num_groups=2)
+    maps = [torch.randn(1, 8, 4, 4) for _ in range(4)]
+    before = neck(tuple(maps))
+    for i in range(4):
+        changed = list(maps)
+        changed[i] = torch.randn(1, 8, 4, 4)
+        after = neck(tuple(changed))
+        assert [not torch.equal(a, b) for a, b in zip(after, before, strict=True)] == [j == i for j in range(4)]
+    with pytest.raises(ValueError, match='one or four maps, not 2'):
+        neck(tuple(maps[:2]))
+
+
+def test_the_22b_pyramid_stays_small():
+    with torch.device('meta'):
+        neck = TokenPyramid(in_channels=6144)
+    assert sum(p.numel() for p in neck.parameters()) < 16e6
+
+
+def test_upernet_trains_at_batch_one():
+    neck = TokenPyramid(in_channels=8, out_channels=32)
+    head = MODELS.build(
+        dict(type='UPerHead', in_channels=[32] * 4, in_index=[0, 1, 2, 3], channels=32, num_classes=3,
+             norm_cfg=dict(type='GN', num_groups=8), align_corners=False)
+    )  # fmt: skip
+    head.train()(neck((torch.randn(1, 8, 4, 4),))).mean().backward()
+    assert all(p.grad is not None for p in neck.parameters())
