@@ -38,18 +38,20 @@ def write_image(path: Path, array: np.ndarray) -> None:
     Image.fromarray(array).save(path)
 
 
-@pytest.fixture
-def ade_root(tmp_path):
+def make_ade(root: Path) -> Path:
     """A made data set in ADE20K's layout: 6 training and 2 validation images of 80x64 with labels 0..150."""
     rng = np.random.default_rng(0)
-    root = tmp_path / 'ade'
     for split, count in (('training', 6), ('validation', 2)):
         for i in range(count):
             label = np.kron(rng.integers(0, 151, (8, 10)), np.ones((8, 8))).astype(np.uint8)
-            image = np.stack([label, 255 - label, label // 2], -1) + rng.integers(0, 9, (64, 80, 3)).astype(np.uint8)
-            write_image(root / f'images/{split}/{i:02d}.jpg', image)
+            write_image(root / f'images/{split}/{i:02d}.jpg', np.stack([label, 255 - label, label // 2], -1))
             write_image(root / f'annotations/{split}/{i:02d}.png', label)
     return root
+
+
+@pytest.fixture
+def ade_root(tmp_path):
+    return make_ade(tmp_path / 'ade')
 
 
 @pytest.fixture

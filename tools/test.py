@@ -55,7 +55,7 @@ def main() -> None:
             axes={axis: value for axis, value in axes.items() if value is not None},
             checkpoint=args.checkpoint,
             images=len(runner.test_dataloader.dataset),
-            scores=scores,
+            scores={name: float(value) for name, value in scores.items()},
         )
         path = Path(cfg.work_dir, 'scores.json')
         write_atomically(path, json.dumps(record, indent=2) + '\n')

@@ -93,7 +93,7 @@ class FewShotSubset:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.unit = unit
         self._indices: list[int] | None = None
-        if not getattr(self.dataset, 'lazy_init', False) and getattr(self.dataset, '_fully_initialized', True):
+        if getattr(self.dataset, '_fully_initialized', True):
             self.full_init()
 
     @property

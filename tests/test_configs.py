@@ -1,0 +1,162 @@
+"""Every shipped config is a test case: it builds, and it resolves to what its file says."""
+
+import pytest
+import torch
+from conftest import REPO
+from mmengine.config import Config
+from mmseg.registry import DATASETS, MODELS
+
+from vit22b_dense.engine.config import AXES, ConfigError, axis_values, check_data, default_work_dir, load_config
+
+CONFIGS = REPO / 'configs'
+LEAVES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob('[!_]*/*.py'))
+BACKBONES = axis_values(CONFIGS / LEAVES[0], 'backbone')
+FRACTIONS = {'1': 80000, '1/2': 40000, '1/4': 20000, '1/8': 10000, '1/16': 5000}
+# config folder and stem's ending -> dataset type, classes, training images folder or list
+DATA = {
+    'ade20k': ('ADE20KDataset', 150),
+    'pascal_voc12': ('PascalVOCDataset', 21),
+    '_59': ('PascalContextDataset59', 59),
+    '_60': ('PascalContextDataset', 60),
+    'camvid': ('BaseSegDataset', 11),
+    'demo': ('ADE20KDataset', 150),
+}
+
+
+@pytest.fixture(autouse=True)
+def _default_axes(monkeypatch):
+    for variable, _ in AXES.values():
+        monkeypatch.setenv(variable, 'restored after the test')
+        monkeypatch.delenv(variable)
+
+
+def load(leaf, overrides=None, **axes) -> Config:
+    return load_config(CONFIGS / leaf, {axis: axes.get(axis) for axis in AXES}, overrides)
+
+
+def build_on_meta(cfg):
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+def test_the_promised_configs_are_there():
+    expected = {f'{d}/{h}.py' for d in ('ade20k', 'pascal_voc12', 'camvid') for h in ('linear', 'upernet')}
+    expected |= {f'pascal_voc12/{h}_aug.py' for h in ('linear', 'upernet')}
+    expected |= {f'pascal_context/{h}_{n}.py' for h in ('linear', 'upernet') for n in (59, 60)}
+    assert expected | {'demo/linear.py'} <= set(LEAVES)
+    assert {'vit22b_tiny', 'vit22b_small', 'vit22b_base', 'vit22b_large', 'vit22b'} <= set(BACKBONES)
+
+
+@pytest.mark.parametrize('backbone', BACKBONES)
+@pytest.mark.parametrize('leaf', LEAVES)
+def test_every_config_builds_with_every_backbone(leaf, backbone):
+    cfg = load(leaf, backbone=backbone)
+    model = build_on_meta(cfg)
+    assert model.backbone.frozen
+    maps = model.extract_feat(torch.zeros(1, 3, 70, 56, device='meta'))
+    logits = model.decode_head(maps)
+    assert logits.shape[:2] == (1, model.num_classes)
+
+
+@pytest.mark.parametrize('leaf', LEAVES)
+def test_every_config_resolves_to_what_its_file_says(leaf):
+    cfg = load(leaf)
+    kind, classes = next(DATA[key] for key in (f'_{leaf[-5:-3]}', leaf.split('/')[0]) if key in DATA)
+    head = 'LinearHead' if 'linear' in leaf else 'UPerHead'
+    assert (cfg.model.decode_head.type, cfg.model.decode_head.num_classes) == (head, classes)
+    assert ('neck' in cfg.model) == (head == 'UPerHead')
+    assert cfg.model.backbone.arch == 'base'
+    train = cfg.train_dataloader.dataset.dataset
+    assert (cfg.train_dataloader.dataset.type, train.type, train.fraction) == ('SeededDataset', 'FewShotSubset', '1')
+    parts = train.dataset.get('datasets') or [train.dataset]
+    assert len(parts) == (2 if leaf.endswith('_aug.py') else 1)
+    for data in [*parts, cfg.val_dataloader.dataset, cfg.test_dataloader.dataset]:
+        assert data.type == kind
+        labels = [step for step in data.pipeline if step.type == 'LoadLabels']
+        assert [step.num_classes for step in labels] == [classes]
+        built = DATASETS.get(kind)
+        assert len((data.get('metainfo') or built.METAINFO)['classes']) == classes
+    assert cfg.val_dataloader == cfg.test_dataloader
+    for data in (*parts, cfg.val_dataloader.dataset):
+        places = f'{data.get("ann_file", "")} {data.data_prefix}'
+        assert ('val' in places) == (data not in parts)
+        assert ('train' in places or 'aug' in places) == (data in parts)
+    if leaf.split('/')[0] not in ('camvid', 'demo'):
+        assert cfg.model.data_preprocessor['size'] == (504, 504)
+        assert cfg.model.test_cfg == dict(mode='slide', crop_size=(504, 504), stride=(336, 336))
+        assert cfg.train_cfg.max_iters == 80000
+    assert cfg.custom_imports['imports'] == ['vit22b_dense']
+
+
+@pytest.mark.parametrize('leaf', LEAVES)
+def test_axes_reach_the_run(leaf):
+    full = load(leaf).train_cfg.max_iters
+    for fraction, iterations in FRACTIONS.items():
+        cfg = load(leaf, fraction=fraction, seed='3', regime='finetune', backbone='vit22b_tiny', data_root='/d')
+        assert cfg.train_dataloader.dataset.dataset.fraction == fraction
+        assert cfg.train_dataloader.dataset.dataset.seed == cfg.randomness.seed == 3
+        assert cfg.train_cfg.max_iters == full * iterations // 80000
+        assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters
+        assert cfg.model.backbone.arch == 'tiny'
+        assert cfg.model.backbone.frozen is False
+        assert cfg.optim_wrapper.paramwise_cfg.decay_rate == 0.95
+        assert cfg.val_dataloader.dataset.data_root == '/d'
+
+
+@pytest.mark.parametrize('leaf', ['ade20k/upernet.py', 'pascal_voc12/linear_aug.py'])
+def test_the_dumped_config_is_the_same_run(leaf, tmp_path):
+    cfg = load(leaf, {'model.backbone.with_cp': True}, backbone='vit22b_small', fraction='1/8', seed='5')
+    cfg.dump(tmp_path / 'dumped.py')
+    again = Config.fromfile(tmp_path / 'dumped.py')
+    assert again.to_dict() == cfg.to_dict()
+    assert not {'backbone', 'embed_dims', 'num_classes', 'fraction'} & set(again)
+
+
+@pytest.mark.parametrize(
+    ('axis', 'value', 'known'),
+    [
+        ('backbone', 'vit23b', 'vit22b, vit22b_base, vit22b_large, vit22b_small, vit22b_tiny'),
+        ('regime', 'thawed', 'finetune, frozen, scratch'),
+        ('fraction', '1/3', '1, 1/16, 1/2, 1/4, 1/8'),
+    ],
+)
+def test_an_unknown_axis_value_lists_the_known(axis, value, known):
+    with pytest.raises(ConfigError) as error:
+        load('ade20k/linear.py', **{axis: value})
+    assert f"unknown {axis} '{value}'" in str(error.value)
+    assert set(known.split(', ')) <= set(str(error.value).split('known: ')[1].split(', '))
+
+
+def test_other_bad_input_is_named(tmp_path):
+    with pytest.raises(ConfigError, match='--seed -1'):
+        load('ade20k/linear.py', seed='-1')
+    with pytest.raises(ConfigError, match=r'absent\.py: no such config'):
+        load('absent.py')
+    load('ade20k/linear.py').dump(tmp_path / 'alone.py')
+    with pytest.raises(ConfigError, match="no axis 'backbone'"):
+        load_config(tmp_path / 'alone.py', dict(backbone='vit22b_tiny'))
+    with pytest.raises(ConfigError, match='num_classes: it is an ingredient'):
+        load('ade20k/linear.py', {'num_classes': 3})
+    with pytest.raises(ConfigError, match='optim_wraper.lr: no run reads it'):
+        load('ade20k/linear.py', {'optim_wraper.lr': 3})
+
+
+def test_missing_data_are_named(ade_root):
+    loaders = ('train_dataloader', 'val_dataloader')
+    check_data(load('ade20k/linear.py', data_root=str(ade_root)), loaders)
+    with pytest.raises(ConfigError, match=r'needs /absent, which does not exist.*--data-root'):
+        check_data(load('ade20k/linear.py', data_root='/absent'), loaders)
+    with pytest.raises(ConfigError, match=r'train_dataloader \(PascalVOCDataset\) needs .*JPEGImages'):
+        check_data(load('pascal_voc12/linear_aug.py', data_root=str(ade_root)), loaders)
+
+
+def test_work_dirs_of_different_runs_differ():
+    names = {
+        default_work_dir(CONFIGS / leaf, dict(backbone=b, fraction=f, seed=s))
+        for leaf in LEAVES
+        for b in (None, 'vit22b')
+        for f in (None, '1/2')
+        for s in (None, '1')
+    }
+    assert len(names) == 8 * len(LEAVES)
+    assert all(name.count('/') == 1 for name in names)

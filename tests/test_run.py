@@ -1,0 +1,176 @@
+"""Whole runs of the tools on a small made data set: training, killing, resuming, testing; mmseg's scripts too."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mmseg
+import numpy as np
+import pytest
+import torch
+from conftest import REPO, make_ade
+from PIL import Image
+
+AXES = dict(VIT22B_BACKBONE='vit22b_tiny', VIT22B_REGIME='scratch')
+# few and small steps; dropout, drop path, workers and a validation in between, so that random state matters
+OVERRIDES = [
+    'train_cfg.max_iters=6',
+    'train_cfg.val_interval=3',
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=1',
+    'val_dataloader.num_workers=1',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False',
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.logger.interval=1',
+    'model.backbone.drop_path_rate=0.4',
+    'model.decode_head.dropout_ratio=0.1',
+]
+CONFIG = REPO / 'configs/demo/linear.py'
+MMSEG_TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
+
+
+@pytest.fixture(scope='module')
+def data_root(tmp_path_factory):
+    return make_ade(tmp_path_factory.mktemp('data') / 'ade')
+
+
+def train_command(work_dir, data_root, *more) -> list[str]:
+    return [
+        sys.executable, REPO / 'tools/train.py', CONFIG, '--backbone', 'vit22b_tiny', '--regime', 'scratch',
+        '--data-root', data_root, '--work-dir', work_dir, *more, '--cfg-options', *OVERRIDES,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, data_root):
+    """A run that was never interrupted."""
+    work_dir = tmp_path_factory.mktemp('run')
+    done = subprocess.run(train_command(work_dir, data_root), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return work_dir, done.stdout + done.stderr
+
+
+def weights(path) -> dict:
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def test_training_prints_groups_and_time_left_and_keeps_two_checkpoints(trained):
+    work_dir, output = trained
+    assert output.count('Parameter groups') == 1
+    assert 'eta:' in output
+    assert sorted(p.name for p in work_dir.glob('*.pth')) == ['iter_4.pth', 'iter_6.pth']
+    assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'iter_6.pth')
+    assert not list(work_dir.rglob('*.part'))
+
+
+def test_killed_and_resumed_equals_never_interrupted(trained, data_root, tmp_path):
+    work_dir = tmp_path / 'killed'
+    process = subprocess.Popen(
+        train_command(work_dir, data_root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    last = work_dir / 'last_checkpoint'
+    deadline = time.time() + 120
+    while not (last.exists() and last.read_text().endswith('iter_2.pth')):
+        assert process.poll() is None, 'the run ended before it could be killed'
+        assert time.time() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (work_dir / 'iter_6.pth').exists()
+    done = subprocess.run(train_command(work_dir, data_root, '--resume'), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'resumed epoch: 0, iter: ' in done.stdout + done.stderr
+    expected, resumed = weights(trained[0] / 'iter_6.pth'), weights(work_dir / 'iter_6.pth')
+    assert expected.keys() == resumed.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_the_dumped_config_repeats_the_run_with_mmsegs_script(trained, tmp_path):
+    dumped = trained[0] / 'linear.py'
+    command = [sys.executable, MMSEG_TOOLS / 'train.py', dumped, '--work-dir', tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected, repeated = weights(trained[0] / 'iter_6.pth'), weights(tmp_path / 'iter_6.pth')
+    assert all(torch.equal(value, repeated[name]) for name, value in expected.items())
+
+
+def call_test(script, trained, data_root, out, *more) -> subprocess.CompletedProcess:
+    command = [
+        sys.executable, script, CONFIG, trained[0] / 'iter_6.pth', '--work-dir', out, '--out', out / 'labels',
+        '--show-dir', out / 'pictures', *more, '--cfg-options', *OVERRIDES,
+    ]  # fmt: skip
+    env = dict(os.environ, **AXES, VIT22B_DATA_ROOT=str(data_root))
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO, env=env)
+
+
+def test_testing_writes_scores_labels_and_pictures_and_agrees_with_mmsegs_script(trained, data_root, tmp_path):
+    done = call_test(REPO / 'tools/test.py', trained, data_root, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / 'scores.json').read_text())
+    assert record['images'] == 2
+    intersection, union = np.zeros(151), np.zeros(151)
+    for path in sorted((tmp_path / 'labels').glob('*.png')):
+        predicted = np.asarray(Image.open(path))
+        label = np.asarray(Image.open(data_root / 'annotations/validation' / path.name))
+        for k in range(1, 151):  # 0 is ignored in the label
+            a, b = (predicted == k) & (label > 0), label == k
+            intersection[k] += (a & b).sum()
+            union[k] += (a | b).sum()
+    mean = 100 * np.mean(intersection[union > 0] / union[union > 0])
+    assert record['scores']['mIoU'] == pytest.approx(mean, abs=0.01)
+    assert record['scores']['majority/mIoU'] < 5
+    assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 2
+    assert f'mIoU {record["scores"]["mIoU"]:.2f} (majority class' in done.stdout
+
+    done = call_test(MMSEG_TOOLS / 'test.py', trained, data_root, tmp_path / 'mmseg')
+    assert done.returncode == 0, done.stderr[-3000:]
+    theirs = json.loads(next((tmp_path / 'mmseg').glob('*/*.json')).read_text())
+    assert theirs['mIoU'] == pytest.approx(record['scores']['mIoU'])
+    assert len(list((tmp_path / 'mmseg/pictures').rglob('*.png'))) == 2
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--backbone', 'vit23b'], "error: unknown backbone 'vit23b'"),
+        (['--data-root', '/absent'], 'error: .*needs /absent, which does not exist'),
+        (['--amp', '--data-root', 'ADE'], 'error: --amp: mixed precision needs an accelerator'),
+    ],
+)
+def test_errors_are_one_line_without_traceback(run_tool, data_root, tmp_path, arguments, message):
+    if torch.cuda.is_available():
+        arguments = [a for a in arguments if a != '--amp']
+    arguments = [str(data_root) if a == 'ADE' else a for a in arguments]
+    done = run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path, *arguments, check=False)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr)
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_bad_label_in_a_worker_ends_with_its_name(data_root, tmp_path):
+    root = shutil.copytree(data_root, tmp_path / 'ade')
+    for path in (root / 'annotations/training').glob('*.png'):
+        Image.fromarray(np.full((64, 80), 200, np.uint8)).save(path)
+    done = subprocess.run(train_command(tmp_path / 'run', root), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f'error: {root}/annotations/training/')
+    assert 'label value 200 outside the 150 classes' in last
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained, data_root, run_tool, tmp_path):
+    done = run_tool(
+        'tools/test.py', CONFIG, trained[0] / 'iter_6.pth', '--backbone', 'vit22b_small', '--data-root', data_root,
+        '--work-dir', tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'iter_6.pth does not fit EncoderDecoder, nothing was loaded' in done.stderr
+    assert 'model (384,), file (192,)' in done.stderr
