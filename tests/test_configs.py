@@ -19,7 +19,7 @@ DATA = {
     '_59': ('PascalContextDataset59', 59),
     '_60': ('PascalContextDataset', 60),
     'camvid': ('BaseSegDataset', 11),
-    'demo': ('ADE20KDataset', 150),
+    'demo': ('ADE20KDataset', 7),
 }
 
 

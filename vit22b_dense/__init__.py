@@ -4,6 +4,11 @@ Importing the package registers everything in mmseg's registries; in a config,
 ``custom_imports = dict(imports=['vit22b_dense'])`` is all it takes.
 """
 
+import warnings
+
+# The compiled operations of mmcv, which nothing here uses, are absent by design.
+warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+
 from . import datasets, engine, evaluation, models
 from .datasets import FewShotSubset
 from .models import LinearHead, TokenPyramid, ViT22B

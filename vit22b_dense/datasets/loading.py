@@ -42,7 +42,8 @@ class LoadLabels(LoadAnnotations):
 
     Args:
         num_classes: of the data set. Label values must lie below it (with ``reduce_zero_label`` up to it, since 0
-            then means ignored), or be 255, which is ignored.
+            then means ignored), or be 255, which is ignored. Where a data set is read with some of its classes, its
+            ``label_map`` tells which values there are.
 
     Source: the label conventions are mmseg's (``reduce_zero_label``, ``label_map``, 255 as ignored).
     """
@@ -72,22 +73,23 @@ class LoadLabels(LoadAnnotations):
                 f'{path}: label map of {label.shape[1]}x{label.shape[0]} pixels for the image '
                 f'{results.get("img_path")} of {image_size[1]}x{image_size[0]}; they must match'
             )
-        table = self._table(results, path)
+        table = self._table(results)
         # Look-up by value; values beyond 8 bits meet the last entry, which is always refused.
         mapped = table[label if label.dtype == np.uint8 else np.clip(label.astype(np.int64), -1, 256)]
         if (mapped < 0).any():
             found = sorted({int(value) for value in np.unique(label[mapped < 0])})
             shown = ', '.join(map(str, found[:10])) + (', …' if len(found) > 10 else '')
-            low, high = (1, self.num_classes) if results.get('reduce_zero_label') else (0, self.num_classes - 1)
+            stored = len(results.get('label_map') or ()) or self.num_classes
+            low, high = (1, stored) if results.get('reduce_zero_label') else (0, stored - 1)
             raise DataError(
-                f'{path}: label value {shown} outside the {self.num_classes} classes; allowed are {low}..{high} and '
+                f'{path}: label value {shown} outside the {stored} classes; allowed are {low}..{high} and '
                 f'255 (ignored){", and 0 (ignored)" if low else ""}. Check num_classes and reduce_zero_label, or map '
                 'the value to 255'
             )
         results['gt_seg_map'] = mapped.astype(np.uint8)
         results['seg_fields'].append('gt_seg_map')
 
-    def _table(self, results: dict, path: str) -> np.ndarray:
+    def _table(self, results: dict) -> np.ndarray:
         """From a stored value 0..256 to a training label; -1 is refused."""
         table = np.full(257, -1, dtype=np.int16)
         table[255] = 255

@@ -1,7 +1,10 @@
-"""The toy street: ray-cast pictures in ADE20K's folders and label values, read as ADE20K. Made by `make demo`."""
+"""The toy street: ray-cast pictures in ADE20K's folders and label values, read as ADE20K with seven of its classes."""
 
 _base_ = ['ade20k.py']
 
+num_classes = 7
+metainfo = dict(classes=('building', 'sky', 'tree', 'road', 'sidewalk', 'person', 'car'))
+loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
 crop_size = (224, 224)
 inference = dict(_delete_=True, mode='whole')
 data_root = '{{$VIT22B_DATA_ROOT:data/toy_street}}'
@@ -12,8 +15,9 @@ train_dataloader = dict(
         dataset=dict(
             dataset=dict(
                 data_root=data_root,
+                metainfo=metainfo,
                 pipeline=[
-                    *_base_.loading,
+                    *loading,
                     dict(type='RandomResize', scale=(320, 224), ratio_range=(1.0, 1.5), keep_ratio=True),
                     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
                     dict(type='RandomFlip', prob=0.5),
@@ -26,10 +30,12 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     num_workers=2,
-    dataset=dict(data_root=data_root, pipeline=[*_base_.loading, dict(type='PackSegInputs')]),
+    dataset=dict(
+        data_root=data_root, metainfo=metainfo, pipeline=[*loading, dict(type='PackSegInputs')]
+    ),
 )
 test_dataloader = val_dataloader
-max_iters = _base_.max_iters // 200
+max_iters = _base_.max_iters // 320
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=max_iters // 20),

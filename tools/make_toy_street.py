@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Make the toy street: ray-cast pictures of streets with exact labels, in ADE20K's folder layout.
+
+The same arguments give the same files. A complete set is left alone, one that was cut off is completed.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vit22b_dense.datasets.toy_street import write_ade
+from vit22b_dense.errors import UserError, run_tool
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition('x')
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH in pixels, such as 224x320')
+    return int(height), int(width)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Example: tools/make_toy_street.py data/toy_street --train 320 --val 64',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument('out', metavar='OUT', type=Path, help='folder: new, empty, or a toy street')
+    parser.add_argument('--train', metavar='N', type=int, default=320, help='training frames')
+    parser.add_argument('--val', metavar='N', type=int, default=64, help='validation frames')
+    parser.add_argument('--size', metavar='HxW', type=parse_size, default='224x320', help='in pixels')
+    parser.add_argument('--seed', metavar='N', type=int, default=0, help='another seed gives other streets')
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    parser.add_argument('--workers', metavar='N', type=int, default=cores, help='processes')
+    return parser.parse_args()
+
+
+def progress_line() -> Callable[[int, int], None]:
+    """A callback that keeps one line on a terminal, and writes a line at each tenth elsewhere."""
+    start, live = time.time(), sys.stdout.isatty()
+
+    def show(done: int, total: int) -> None:
+        if live or done * 10 // total > (done - 1) * 10 // total:
+            left = (time.time() - start) / done * (total - done)
+            end = '' if live and done < total else '\n'
+            line = f'{done}/{total} frames, {left:.0f} s left'
+            print(f'\r{line}   ' if live else line, end=end, flush=True)
+
+    return show
+
+
+def main() -> None:
+    args = parse_args()
+    start = time.time()
+    try:
+        made = write_ade(args.out, args.train, args.val, args.size, args.seed, args.workers, progress_line())
+    except OSError as error:
+        raise UserError(f'cannot write the toy street to {args.out}: {error}') from error
+    said = f'made {made} frames in {time.time() - start:.0f} s' if made else 'already complete'
+    print(f'{said}: {args.train} training and {args.val} validation pictures with labels in {args.out}')
+    print('  {images,annotations}/{training,validation}: laid out and labelled as ADE20K is')
+
+
+if __name__ == '__main__':
+    run_tool(main)

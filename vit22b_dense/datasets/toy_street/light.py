@@ -1,0 +1,153 @@
+"""Sun, sky, haze and shading of the toy street."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .parts import Material
+from .raycast import noise
+from .scene import Hits, Street
+from .texture import surface_colour
+
+# Shadows farther away than this (metres) are not looked for: haze and pixel size hide them.
+_SHADOWS = 120.0
+
+
+@dataclass(frozen=True)
+class Light:
+    """Light of a scene. Colours are linear.
+
+    Attributes:
+        sun: (3,) unit vector towards the sun, in the street's frame.
+        sun_colour: (3,) light on a surface that faces the sun.
+        ambient: (3,) light from the whole sky on a surface that faces up.
+        zenith, horizon: (3,) colours of the sky.
+        clouds: share of the sky they cover, 0 .. 1.
+        drift: (3,) which part of the cloud pattern is overhead.
+        haze: share of a surface's light lost a metre.
+        exposure: factor on the light that reaches the sensor.
+        balance: (3,) factors of the white balance.
+        grain: standard deviation of the sensor noise, of 0 .. 1.
+    """
+
+    sun: np.ndarray
+    sun_colour: np.ndarray
+    ambient: np.ndarray
+    zenith: np.ndarray
+    horizon: np.ndarray
+    clouds: float
+    drift: np.ndarray
+    haze: float
+    exposure: float
+    balance: np.ndarray
+    grain: float
+
+
+def sample_light(rng: np.random.Generator) -> Light:
+    """A random time of day and weather."""
+    elevation, azimuth = np.radians(rng.uniform(18, 65)), rng.uniform(0, 2 * np.pi)
+    flat = np.cos(elevation)
+    sun = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
+    overcast = rng.uniform(0.75, 1.0) if rng.random() < 0.25 else rng.uniform(0.0, 0.35)
+    warm = np.clip(1.3 - np.degrees(elevation) / 35, 0, 1)
+    sun_colour = np.array([1.0, 0.93 - 0.13 * warm, 0.82 - 0.30 * warm]) * (1.15 * (1 - 0.9 * overcast))
+    blue = np.array([0.16, 0.32, 0.66]) * rng.uniform(0.85, 1.15)
+    pale = np.array([0.62, 0.72, 0.84]) + warm * np.array([0.16, 0.02, -0.14])
+    grey = np.full(3, rng.uniform(0.55, 0.8)) * (0.97, 1.0, 1.04)
+    zenith = blue + (grey * 0.85 - blue) * overcast
+    horizon = pale + (grey - pale) * overcast
+    return Light(
+        sun=sun,
+        sun_colour=sun_colour,
+        ambient=(0.55 * zenith + 0.35 * horizon) * (0.85 + 0.25 * overcast),
+        zenith=zenith,
+        horizon=horizon,
+        clouds=float(rng.uniform(0.1, 0.6)),
+        drift=rng.uniform(0, 20, 3),
+        haze=float(rng.uniform(0.0005, 0.0045)),
+        exposure=float(rng.uniform(0.8, 1.25)),
+        balance=1.0 + rng.normal(0, 0.03, 3),
+        grain=float(rng.uniform(0.006, 0.02)),
+    )
+
+
+def sky_colour(light: Light, directions: np.ndarray) -> np.ndarray:
+    """Linear colour of the sky, (N, 3), along unit directions (N, 3)."""
+    up = np.clip(directions[:, 2], 0.0, 1.0)
+    colour = light.horizon + (light.zenith - light.horizon) * (up**0.45)[:, None]
+    # Clouds on a plane overhead: three octaves of the same noise.
+    plane = directions / np.maximum(directions[:, 2:], 0.04)
+    plane = plane * (1.0, 1.0, 0.0) + light.drift
+    cover = 0.55 * noise(plane, 0.35) + 0.3 * noise(plane, 0.11) + 0.15 * noise(plane, 0.04)
+    cover = np.clip((cover - (0.85 - 0.6 * light.clouds)) / 0.22, 0, 1) * np.clip(up / 0.12, 0, 1)
+    white = 0.55 * light.horizon + 0.4 * (light.sun_colour + 0.25)
+    colour += (white - colour) * (0.85 * cover)[:, None]
+    glow = np.clip(np.einsum('ij,j->i', directions, light.sun), 0, 1) ** 24
+    return colour + glow[:, None] * light.sun_colour * 0.35
+
+
+def shade(street: Street, light: Light, directions: np.ndarray, hits: Hits, pixel: float) -> np.ndarray:
+    """Linear colours that reach the eye.
+
+    Args:
+        street, light: the scene.
+        directions: (N, 3) unit directions of the rays.
+        hits: what they hit, from `Street.cast`.
+        pixel: angle in radians that a ray stands for.
+
+    Returns:
+        (N, 3) float64, 0 .. about 1.5.
+    """
+    colour = np.empty(directions.shape)
+    missed, seen = (np.flatnonzero(at) for at in (hits.primitive < 0, hits.primitive >= 0))
+    colour[missed] = sky_colour(light, directions[missed])
+    if not len(seen):
+        return colour
+    hit = Hits(**{name: getattr(hits, name)[seen] for name in Hits.__dataclass_fields__})
+    toward = directions[seen]
+    facing = np.maximum(-np.einsum('ij,ij->i', hit.normal, toward), 0.05)
+    surface, gloss = surface_colour(street, hit, hit.distance * pixel / np.sqrt(facing))
+    # A square is near enough to the sRGB curve, and fast.
+    surface *= surface
+    sunlit = np.maximum(np.einsum('ij,j->i', hit.normal, light.sun), 0.0)
+    leaves = hit.material == Material.LEAVES
+    # Leaves let light through and face every way.
+    sunlit[leaves] = 0.30 + 0.60 * sunlit[leaves]
+    check = np.flatnonzero((sunlit > 0) & (hit.distance < _SHADOWS))
+    start = hit.points[check] + 2e-3 * hit.normal[check]
+    sunlit[check[street.blocked(start, np.broadcast_to(light.sun, start.shape))]] = 0.0
+    # Sky light from above, light thrown back by the ground from below.
+    up = 0.5 + 0.5 * hit.normal[:, 2:]
+    sky = up * light.ambient + (1 - up) * 0.30 * (light.ambient + 0.5 * light.sun[2] * light.sun_colour)
+    lit = surface * (sunlit[:, None] * light.sun_colour + sky * _openness(street, hit)[:, None])
+    shiny = np.flatnonzero(gloss > 0)
+    if len(shiny):
+        normal, ray = hit.normal[shiny], toward[shiny]
+        mirrored = ray + 2 * facing[shiny, None] * normal
+        mirror = np.where(mirrored[:, 2:] > 0.05, sky_colour(light, mirrored), 0.12 * light.ambient)
+        share = gloss[shiny] * (0.15 + 0.85 * (1 - facing[shiny]) ** 3)
+        lit[shiny] += (mirror - lit[shiny]) * share[:, None]
+    clear = np.exp(-light.haze * hit.distance)[:, None]
+    colour[seen] = lit * clear + light.horizon * 0.95 * (1 - clear)
+    return colour
+
+
+def _openness(street: Street, hit: Hits) -> np.ndarray:
+    """How much of the sky ground points see past the cars over them, (N,); 1 for all else."""
+    openness = np.ones(len(hit.distance))
+    ground = np.flatnonzero(
+        ((hit.material == Material.ASPHALT) | (hit.material == Material.PAVING)) & (hit.distance < 60)
+    )
+    points = hit.points[ground]
+    solids = street.solids
+    for p in np.flatnonzero(street.material == Material.UNDERSIDE):
+        to = points - solids.centre[p]
+        near = np.flatnonzero(np.einsum('ij,ij->i', to, to) < 4.0**2)
+        if len(near):
+            half = np.linalg.norm(solids.axes[p], axis=0)
+            out = (np.abs(np.einsum('ij,nj->ni', solids.inverse[p], to[near])) - 1.0) * half
+            out = np.hypot(*np.maximum(out[:, :2], 0.0).T)
+            openness[ground[near]] *= 1 - 0.80 * np.exp(-((out / 0.45) ** 2))
+    return openness
