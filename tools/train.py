@@ -21,7 +21,7 @@ from vit22b_dense.errors import run_tool
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='Example: tools/train.py configs/ade20k/linear.py --backbone vit22b_base --regime frozen --fraction 1/16',
+        epilog='Example: tools/train.py configs/ade20k/linear.py --backbone vit22b_base --fraction 1/16',
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', metavar='DIR', help='where logs and checkpoints go (default: below work_dirs/)')

@@ -30,9 +30,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     num_workers=2,
-    dataset=dict(
-        data_root=data_root, metainfo=metainfo, pipeline=[*loading, dict(type='PackSegInputs')]
-    ),
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=[*loading, dict(type='PackSegInputs')]),
 )
 test_dataloader = val_dataloader
 max_iters = _base_.max_iters // 320
