@@ -13,6 +13,7 @@ import vit22b_dense  # noqa: F401  (registers everything)
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / 'shared' / 'data'
 torch.set_num_threads(2)
+init_default_scope('mmseg')
 
 
 @pytest.fixture(autouse=True)

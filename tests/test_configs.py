@@ -44,14 +44,46 @@ def test_the_promised_configs_are_there():
     expected |= {f'pascal_voc12/{h}_aug.py' for h in ('linear', 'upernet')}
     expected |= {f'pascal_context/{h}_{n}.py' for h in ('linear', 'upernet') for n in (59, 60)}
     assert expected | {'demo/linear.py'} <= set(LEAVES)
+    assert {'internvit_6b', 'vit_g', 'vit_e', 'dinov2_small', 'dinov2_reg_giant', 'dinov3_7b'} <= set(BACKBONES)
     assert {'vit22b_tiny', 'vit22b_small', 'vit22b_base', 'vit22b_large', 'vit22b'} <= set(BACKBONES)
 
 
-@pytest.mark.parametrize('backbone', BACKBONES)
-@pytest.mark.parametrize('leaf', LEAVES)
-def test_every_config_builds_with_every_backbone(leaf, backbone):
-    cfg = load(leaf, backbone=backbone)
+# width, depth and heads that the published models have
+HUB = {
+    'small': (384, 12, 6),
+    'base': (768, 12, 12),
+    'large': (1024, 24, 16),
+    'giant': (1536, 40, 24),
+    '7b': (4096, 40, 32),
+}
+HUB_CLASSES = {'dinov2_reg': 'Dinov2WithRegistersConfig', 'dinov2': 'Dinov2Config', 'dinov3': 'DINOv3ViTConfig'}
+
+
+def weights_for(backbone, folder):
+    """A folder that stands for the hub's: the config of the published sizes, without weights."""
+    kind, _, size = backbone.rpartition('_')
+    if kind not in HUB_CLASSES:
+        return None
+    transformers = pytest.importorskip('transformers')
+    width, depth, heads = HUB[size]
+    make = getattr(transformers, HUB_CLASSES[kind])
+    patch = 16 if kind == 'dinov3' else 14
+    make(hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, patch_size=patch).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ('leaf', 'backbone'),
+    [(leaf, b) for leaf in LEAVES for b in BACKBONES if b.startswith('vit22b') or leaf.startswith('ade20k')],
+)
+def test_every_config_builds_with_every_backbone(leaf, backbone, tmp_path):
+    cfg = load(leaf, backbone=backbone, weights=weights_for(backbone, tmp_path))
     model = build_on_meta(cfg)
+    assert model.backbone.patch_size == cfg.model.data_preprocessor.test_cfg.size_divisor
+    if 'neck' in cfg.model:
+        assert cfg.model.backbone.out_indices[-1] == model.backbone.num_layers - 1
     assert model.backbone.frozen
     maps = model.extract_feat(torch.zeros(1, 3, 70, 56, device='meta'))
     logits = model.decode_head(maps)

@@ -13,6 +13,7 @@ from ..errors import UserError
 # Axis: environment variable that the configs read, help. Values of the first three are files in `_base_`.
 AXES = {
     'backbone': ('VIT22B_BACKBONE', 'backbone to use, a file of configs/_base_/backbones'),
+    'weights': ('VIT22B_WEIGHTS', "pretrained backbone: a file, or the folder of a transformers' model"),
     'regime': ('VIT22B_REGIME', 'how it is trained: frozen, finetune or scratch'),
     'fraction': (
         'VIT22B_FRACTION',
@@ -38,7 +39,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the axes and mmseg's ``--cfg-options`` to a tool's arguments."""
     axes = parser.add_argument_group('axes', 'choices that every config here leaves open; each has a default')
     for axis, (_, text) in AXES.items():
-        metavar = {'data_root': 'DIR', 'fraction': '1/16', 'seed': 'N'}.get(axis, 'NAME')
+        metavar = {'data_root': 'DIR', 'weights': 'PATH', 'fraction': '1/16', 'seed': 'N'}.get(axis, 'NAME')
         axes.add_argument(f'--{axis.replace("_", "-")}', metavar=metavar, help=text)
     parser.add_argument(
         '--cfg-options',
@@ -117,9 +118,12 @@ def axis_values(path: Path, axis: str) -> list[str]:
 def default_work_dir(path: str | Path, axes: dict[str, str | None]) -> str:
     """``work_dirs/`` and a folder named after the config and the axes chosen for it, so that runs do not mix."""
     path = Path(path).resolve()
-    chosen = [f'{axis}{value}' if axis == 'seed' else value for axis, value in axes.items() if value is not None
-              and axis != 'data_root']  # fmt: skip
-    name = '_'.join([path.parent.name, path.stem, *chosen]).replace('/', '-')
+    shown = {axis: value for axis, value in axes.items() if value is not None and axis != 'data_root'}
+    if 'weights' in shown:
+        shown['weights'] = Path(shown['weights']).stem
+    if 'seed' in shown:
+        shown['seed'] = f'seed{shown["seed"]}'
+    name = '_'.join([path.parent.name, path.stem, *shown.values()]).replace('/', '-')
     return str(Path('work_dirs', name))
 
 

@@ -1,7 +1,9 @@
-"""The models: backbone, neck and heads. They know torch, mmseg's registry and bases, and `checkpoint`."""
+"""The models: backbones, neck and heads. They know torch, mmcv's and mmseg's bases, and `checkpoint`."""
 
 from .backbone import ViT22B
+from .huggingface import HFBackbone
 from .neck import TokenPyramid
+from .plain_vit import PlainViT
 from .segmentation import LinearHead
 
-__all__ = ['LinearHead', 'TokenPyramid', 'ViT22B']
+__all__ = ['HFBackbone', 'LinearHead', 'PlainViT', 'TokenPyramid', 'ViT22B']

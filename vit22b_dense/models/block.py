@@ -5,18 +5,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-NORM_EPS = 1e-6
-
-
-class RMSNorm(nn.RMSNorm):
-    """PyTorch's RMS norm (no bias, no centering) in the dtype of its input, also under autocast.
-
-    There the weight is fp32 and the input may be bf16, which PyTorch's fused kernel does not take.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise over the last dimension."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+from .norm import RMSNorm
 
 
 class ParallelBlock(nn.Module):
@@ -54,11 +43,11 @@ class ParallelBlock(nn.Module):
             raise ValueError(f'num_heads={num_heads} must divide embed_dims={embed_dims} and mlp_dims={mlp_dims}')
         self.head_dims = embed_dims // num_heads
         self.up_dims = mlp_dims // num_heads
-        self.norm = RMSNorm(embed_dims, eps=NORM_EPS)
+        self.norm = RMSNorm(embed_dims)
         self.in_proj = nn.Linear(embed_dims, 3 * embed_dims + mlp_dims, bias=False)
         self.up_bias = nn.Parameter(torch.empty(num_heads, self.up_dims))
-        self.q_norm = RMSNorm(self.head_dims, eps=NORM_EPS)
-        self.k_norm = RMSNorm(self.head_dims, eps=NORM_EPS)
+        self.q_norm = RMSNorm(self.head_dims)
+        self.k_norm = RMSNorm(self.head_dims)
         self.out_proj = nn.Linear(embed_dims + mlp_dims, embed_dims, bias=False)
         self.out_bias = nn.Parameter(torch.empty(embed_dims))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()

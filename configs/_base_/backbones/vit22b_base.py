@@ -1,6 +1,8 @@
-"""ViT22B 'base', random weights unless --cfg-options model.backbone.init_cfg.checkpoint=... names some."""
+"""ViT22B 'base': random weights, or those of --weights FILE."""
 
-backbone = dict(type='ViT22B', arch='base', img_size=224, patch_size=14)
+weights = '{{$VIT22B_WEIGHTS:random}}'
+init_cfg = None if weights == 'random' else dict(type='Pretrained', checkpoint=weights)
+backbone = dict(type='ViT22B', arch='base', img_size=224, patch_size=14, init_cfg=init_cfg)
 patch_size = 14
 embed_dims = 768
 levels = (2, 5, 8, 11)

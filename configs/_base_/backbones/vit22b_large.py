@@ -1,6 +1,8 @@
-"""ViT22B 'large', random weights unless --cfg-options model.backbone.init_cfg.checkpoint=... names some."""
+"""ViT22B 'large': random weights, or those of --weights FILE."""
 
-backbone = dict(type='ViT22B', arch='large', img_size=224, patch_size=14)
+weights = '{{$VIT22B_WEIGHTS:random}}'
+init_cfg = None if weights == 'random' else dict(type='Pretrained', checkpoint=weights)
+backbone = dict(type='ViT22B', arch='large', img_size=224, patch_size=14, init_cfg=init_cfg)
 patch_size = 14
 embed_dims = 1024
 levels = (5, 11, 17, 23)

@@ -1,0 +1,8 @@
+"""DINOv2 with registers ViT-g/14 (arXiv 2309.16588) through transformers: the hub's, or --weights FOLDER."""
+
+backbone = dict(type='HFBackbone', model='{{$VIT22B_WEIGHTS:facebook/dinov2-with-registers-giant}}')
+patch_size = 14
+embed_dims = 1536
+levels = (9, 19, 29, 39)
+pixel_mean = [123.675, 116.28, 103.53]
+pixel_std = [58.395, 57.12, 57.375]

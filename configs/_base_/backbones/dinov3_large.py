@@ -1,0 +1,8 @@
+"""DINOv3 ViT-L/16 (arXiv 2508.10104) through transformers: the hub's, or --weights FOLDER."""
+
+backbone = dict(type='HFBackbone', model='{{$VIT22B_WEIGHTS:facebook/dinov3-vitl16-pretrain-lvd1689m}}')
+patch_size = 16
+embed_dims = 1024
+levels = (5, 11, 17, 23)
+pixel_mean = [123.675, 116.28, 103.53]
+pixel_std = [58.395, 57.12, 57.375]

@@ -1,0 +1,67 @@
+"""A trained model on single images."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+
+from ..checkpoint import load_weights, read_checkpoint, state_dict_of
+from ..evaluation.panels import segmentation_panel
+
+# what reads ground truth, and so has nothing to read here
+LABEL_STEPS = {'LoadLabels', 'LoadAnnotations'}
+
+
+class Segmenter:
+    """A segmentation model with its test pipeline.
+
+    Args:
+        cfg: a config as `load_config` returns it.
+        checkpoint: weights of the whole model; they must fit.
+
+    Attributes:
+        classes: names. palette: RGB of each class.
+        label_offset: what is added to class numbers in label files: 1 for data sets whose 0 is 'ignored'.
+
+    Raises:
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str | Path) -> None:
+        init_default_scope(cfg.get('default_scope', 'mmseg'))
+        self.model = MODELS.build(cfg.model)
+        load_weights(self.model, state_dict_of(read_checkpoint(checkpoint)), checkpoint)
+        self.model.to(get_device()).eval()
+        data = cfg.test_dataloader.dataset
+        load, *rest = [step for step in data.pipeline if step.type not in LABEL_STEPS]
+        self.load, self.prepare = Compose([load]), Compose(rest)
+        # the data set tells its classes without looking for its files
+        dataset = DATASETS.build(dict(type=data.type, metainfo=data.get('metainfo'), lazy_init=True, ann_file=''))
+        self.classes, self.palette = dataset.metainfo['classes'], dataset.metainfo['palette']
+        self.label_offset = int(dataset.metainfo['reduce_zero_label'])
+
+    @torch.no_grad()
+    def predict(self, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+        """Image (RGB uint8 ``(H, W, 3)``) and class numbers (uint8 ``(H, W)``) of an image file, at its own size.
+
+        Raises:
+            DataError: the file does not decode as an image.
+        """
+        loaded = self.load(dict(img_path=str(path)))
+        image = loaded['img'][..., ::-1].copy()
+        (sample,) = self.model.test_step(pseudo_collate([self.prepare(loaded)]))
+        return image, sample.pred_sem_seg.data[0].byte().cpu().numpy()
+
+    def picture(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Image and prediction side by side with a legend: RGB uint8.
+
+        Args:
+            image: from `predict`, and so are the labels.
+            labels: class numbers.
+        """
+        return segmentation_panel(image, labels, None, self.classes, self.palette)
