@@ -5,5 +5,6 @@ from .huggingface import HFBackbone
 from .neck import TokenPyramid
 from .plain_vit import PlainViT
 from .segmentation import LinearHead
+from .timm_vit import TIMMViT
 
-__all__ = ['HFBackbone', 'LinearHead', 'PlainViT', 'TokenPyramid', 'ViT22B']
+__all__ = ['HFBackbone', 'LinearHead', 'PlainViT', 'TIMMViT', 'TokenPyramid', 'ViT22B']

@@ -1,4 +1,4 @@
-"""InternViT-6B-224px (arXiv 2312.14238): --weights FILE, its safetensors as tools/convert_checkpoint.py writes them."""
+"""InternViT-6B-224px (arXiv 2312.14238): --weights FILE, as tools/convert_checkpoint.py writes it."""
 
 weights = '{{$VIT22B_WEIGHTS:random}}'
 init_cfg = None if weights == 'random' else dict(type='Pretrained', checkpoint=weights)
