@@ -51,7 +51,7 @@ def test_the_block_equals_timms_parallel_scaling_block():
 
 
 @needs_timm
-def test_timm_vit_keeps_the_contract():
+def test_timm_vit_keeps_the_contract(tmp_path):
     torch.manual_seed(0)
     model = TIMMViT('deit3_small_patch16_224', out_indices=(5, -1, 2), pretrained=False, with_cp=True)
     maps = model.train()(torch.randn(1, 3, 50, 70))
@@ -61,8 +61,12 @@ def test_timm_vit_keeps_the_contract():
     assert model.timm_model.blocks[0].attn.qkv.weight.grad is not None
     ids = {model.layer_id(n) for n, _ in model.named_parameters()}
     assert ids == set(range(14))
-    frozen = TIMMViT('deit3_small_patch16_224', pretrained=False, frozen=True)
-    frozen.load_state_dict(model.state_dict())
+    torch.save(model.timm_model.state_dict(), tmp_path / 'deit.pth')
+    path = str(tmp_path / 'deit.pth')
+    frozen = TIMMViT('deit3_small_patch16_224', pretrained=False, checkpoint_path=path, frozen=True)
+    frozen.init_weights()
+    assert torch.equal(frozen.timm_model.norm.weight, model.timm_model.norm.weight)
+    assert torch.equal(frozen.timm_model.cls_token, model.timm_model.cls_token)
     out = frozen.train()(torch.randn(1, 3, 64, 80))[0]
     assert not out.requires_grad
     image = torch.randn(1, 3, 64, 80)

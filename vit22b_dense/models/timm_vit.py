@@ -9,7 +9,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ..errors import UserError
-from .body import pad_to_multiple, resolve_indices
+from .body import pad_to_multiple, resolve_indices, warn_if_frozen_and_random
 
 
 @MODELS.register_module()
@@ -24,8 +24,8 @@ class TIMMViT(TIMMBackbone):
         frozen: no gradients and evaluation mode even after ``train()``.
         with_cp: recompute each block in the backward pass instead of storing its activations.
         drop_path_rate: of the last block.
-        pretrained: load timm's weights for this name.
-        checkpoint_path: load this file instead.
+        pretrained: whether ``init_weights`` loads timm's weights for this name.
+        checkpoint_path: a file that ``init_weights`` loads instead.
 
     Attributes:
         embed_dims: D. num_layers: number of blocks. patch_size: P.
@@ -49,12 +49,12 @@ class TIMMViT(TIMMBackbone):
         super().__init__(
             model_name,
             features_only=False,
-            pretrained=pretrained,
-            checkpoint_path=checkpoint_path,
+            pretrained=False,
             num_classes=0,
             dynamic_img_size=True,
             drop_path_rate=drop_path_rate,
         )
+        self.source = dict(model_name=model_name, pretrained=pretrained, checkpoint_path=checkpoint_path)
         if not hasattr(self.timm_model, 'blocks') or not hasattr(self.timm_model, 'forward_intermediates'):
             raise UserError(f'{model_name} is not a plain ViT of timm')
         self.frozen = frozen
@@ -66,6 +66,15 @@ class TIMMViT(TIMMBackbone):
         if frozen:
             self.requires_grad_(False)
             self.eval()
+
+    def init_weights(self) -> None:
+        """Load the weights that were asked for; random ones stay otherwise."""
+        if self.source['pretrained'] or self.source['checkpoint_path']:
+            loaded = mmseg_timm.timm.create_model(**self.source, num_classes=0, dynamic_img_size=True)
+            self.timm_model.load_state_dict(loaded.state_dict())
+        else:
+            warn_if_frozen_and_random(self.frozen)
+        self._is_init = True
 
     def train(self, mode: bool = True) -> 'TIMMViT':
         """Set the mode; a frozen backbone stays in evaluation mode. Returns itself."""
