@@ -27,14 +27,7 @@ class PlainBody(BaseModule):
         make_block: from a drop path rate to a block, a module with ``reset_parameters``.
         final_norm: applied to every returned map; ``nn.Identity`` for none.
         class_token: whether a class token with a position of its own runs along; it is not returned.
-        img_size: pixels (one number, or height and width) that the learned position grid stands for.
-        patch_size: P.
-        out_indices: the blocks whose outputs are returned, in this order; negative ones count from the last.
-        frozen: no gradients, no stored activations, and evaluation mode even after ``train()``.
-        with_cp: recompute each block in the backward pass instead of storing its activations.
-        drop_path_rate: of the last block; grows linearly with the depth from 0 at the first.
-        init_cfg: None for random weights, or ``dict(type='Pretrained', checkpoint=PATH)`` with optional
-            ``prefix`` (default: ``backbone.`` where the file has it) and ``allow_partial`` (default False).
+        img_size: as for `ViT22B`, and so are the rest.
 
     Raises:
         ValueError: an ``out_indices`` outside the depth.
