@@ -2,12 +2,22 @@ import pickle
 
 import pytest
 import torch
+from memory import PeakMemory
 from mmengine.logging import MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save_file
 from torch import nn
 
-from vit22b_dense.checkpoint import CheckpointError, check_fit, load_weights, read_checkpoint, read_pretrained
+from vit22b_dense import ViT22B
+from vit22b_dense.checkpoint import (
+    CheckpointError,
+    check_fit,
+    convert_checkpoint,
+    load_into_meta,
+    load_weights,
+    read_checkpoint,
+    read_pretrained,
+)
 
 
 class Trap:
@@ -93,3 +103,82 @@ def test_prefix(tmp_path):
     assert list(read_pretrained(path, 'head')) == ['b']
     with pytest.raises(CheckpointError, match=r"'neck\.'.*backbone\.a"):
         read_pretrained(path, 'neck')
+
+
+SIZES = dict(embed_dims=64, num_layers=12, num_heads=4, mlp_dims=256)
+
+
+def in_every_format(tmp_path, state):
+    torch.save(dict(state_dict={f'backbone.{n}': t for n, t in state.items()}), tmp_path / 'w.pth')
+    for target in ('w.safetensors', 'w'):
+        convert_checkpoint(tmp_path / 'w.pth', tmp_path / target, max_shard_bytes=10**6)
+    index = tmp_path / 'w/model.safetensors.index.json'
+    return [tmp_path / 'w.pth', tmp_path / 'w.safetensors', tmp_path / 'w', index]
+
+
+def test_every_format_is_read_into_a_model_and_into_one_on_meta(tmp_path):
+    torch.manual_seed(0)
+    state = {n: t.to(torch.bfloat16) for n, t in ViT22B(SIZES, img_size=28).state_dict().items()}
+    for path in in_every_format(tmp_path, state):
+        assert set(read_checkpoint(path)['state_dict']) == {f'backbone.{n}' for n in state}
+        cfg = dict(type='Pretrained', checkpoint=str(path))
+        model = ViT22B(SIZES, img_size=28, init_cfg=cfg)
+        model.init_weights()
+        assert all(torch.equal(t, state[n].float()) for n, t in model.state_dict().items())
+        with torch.device('meta'):
+            one, other = (ViT22B(SIZES, img_size=size, init_cfg=cfg, frozen=True) for size in (28, 56))
+        load_into_meta(one, path)
+        assert all(t.dtype == torch.bfloat16 and torch.equal(t, state[n]) for n, t in one.state_dict().items())
+        assert not any(p.requires_grad for p in one.parameters())
+        other.init_weights()  # with the position embedding resized
+        assert other(torch.randn(1, 3, 56, 56))[0].shape == (1, 64, 4, 4)
+        load_into_meta(one, path, dtype=torch.float32)
+        assert all(p.dtype == torch.float32 for p in one.parameters())
+
+
+def test_a_model_on_meta_costs_its_weights_once(tmp_path):
+    state = ViT22B(SIZES, img_size=28).state_dict()
+    total, largest = sum(t.nbytes for t in state.values()), max(t.nbytes for t in state.values())
+    for path in in_every_format(tmp_path, state)[1:]:
+        with torch.device('meta'):
+            model = ViT22B(SIZES, img_size=28)
+        with PeakMemory() as memory:
+            check_fit(model, read_pretrained(path), path)
+        assert memory.peak == 0
+        with PeakMemory() as memory:
+            load_into_meta(model, path)
+        assert memory.peak <= total
+        with PeakMemory() as memory:
+            load_weights(model, read_pretrained(path), path)  # into a model that has memory: one tensor at a time
+        assert memory.peak <= largest
+
+
+def test_what_stays_on_meta_is_named(tmp_path):
+    with torch.device('meta'):
+        model = nn.Linear(2, 3)
+        buffered = nn.Linear(2, 3)
+        buffered.register_buffer('scale', torch.zeros(2), persistent=False)
+    save_file(dict(weight=torch.zeros(3, 2)), tmp_path / 'part.safetensors')
+    with pytest.raises(CheckpointError, match='only in the model'):
+        load_into_meta(model, tmp_path / 'part.safetensors')
+    with pytest.raises(CheckpointError, match=r'part\.safetensors: has no value for bias'):
+        load_weights(model, read_pretrained(tmp_path / 'part.safetensors'), 'part.safetensors', allow_partial=True)
+    assert model.weight.is_meta
+    save_file(dict(weight=torch.zeros(3, 2), bias=torch.zeros(3)), tmp_path / 'all.safetensors')
+    with pytest.raises(ValueError, match='still on the meta device.*scale'):
+        load_into_meta(buffered, tmp_path / 'all.safetensors')
+
+
+def test_integers_do_not_become_weights():
+    state = dict(weight=torch.zeros(3, 2, dtype=torch.int8), bias=torch.zeros(3))
+    with pytest.raises(CheckpointError, match=r'other type \(1\): weight model torch\.float32, file torch\.int8'):
+        load_weights(nn.Linear(2, 3), state, 'w.pth')
+
+
+def test_a_file_that_is_cut_while_it_is_open(tmp_path):
+    path = tmp_path / 'w.safetensors'
+    save_file(dict(a=torch.zeros(100)), path)
+    state = read_pretrained(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match=r'w\.safetensors: ends inside of a; copy it again'):
+        state['a']

@@ -1,6 +1,9 @@
-"""Writing files whole: beside, then renamed."""
+"""Writing files and folders whole: beside, then renamed."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,3 +28,45 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Write a file or a folder too large for `write_atomically`: beside, and renamed where the block ends well.
+
+    Args:
+        path: the final name; its parent folder is made.
+        overwrite: replace what is there; otherwise what has come to be there meanwhile is an error too.
+
+    Yields:
+        The name to write to. Nothing is there; where the block fails, nothing is left there.
+
+    Raises:
+        FileExistsError: something is there, without ``overwrite``.
+        OSError: as writing raises it; what was there before is then untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside, former = (path.with_name(f'.{path.name}.{os.getpid()}.{kind}') for kind in ('part', 'former'))
+    try:
+        yield beside
+        for file in beside.iterdir() if beside.is_dir() else [beside]:
+            with open(file, 'rb') as written:
+                os.fsync(written.fileno())
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError(f'{path} exists')
+        if path.is_dir():
+            os.rename(path, former)  # a folder cannot be replaced in one step
+            try:
+                os.rename(beside, path)
+            except BaseException:
+                os.rename(former, path)
+                raise
+            shutil.rmtree(former)
+        else:
+            os.replace(beside, path)
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)

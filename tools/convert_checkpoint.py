@@ -1,0 +1,106 @@
+#!/usr/bin/env python
+"""Convert a checkpoint between formats (.pth, .safetensors, sharded safetensors) and layouts of its weights.
+
+The source stays as it is; the destination appears under its name when it is whole.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from vit22b_dense.checkpoint import LAYOUTS, SAME, convert_checkpoint
+from vit22b_dense.errors import UserError, run_tool
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([A-Za-z]*)', text)
+    if not match or match[2].upper() not in UNITS or not float(match[1]):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 5GB, 500MB or 2GiB')
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    rows, _, columns = text.partition('x')
+    if not (rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not ROWSxCOLUMNS in patches, such as 16x16')
+    return int(rows), int(columns)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Example: tools/convert_checkpoint.py InternViT-6B/ internvit_6b.safetensors --dtype bfloat16',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('source', metavar='SRC', help='.pth, .safetensors, or a folder or index of shards')
+    parser.add_argument('destination', metavar='DST', help='.pth, .safetensors, or else a folder of shards')
+    parser.add_argument('--from', dest='source_layout', choices=list(LAYOUTS), help='default: found by the names')
+    parser.add_argument(
+        '--to',
+        dest='target_layout',
+        choices=[*LAYOUTS, SAME],
+        help=f'default: vit22b or plain, as the source is; {SAME}: change the format only, whatever the names',
+    )
+    parser.add_argument('--num-heads', type=int, metavar='H', help='where it cannot be told from the shapes')
+    parser.add_argument(
+        '--grid', type=parse_grid, metavar='HxW', help='of a flat position embedding that is not square'
+    )
+    parser.add_argument('--dtype', choices=list(DTYPES), help='of floating-point tensors (default: as they are)')
+    parser.add_argument(
+        '--max-shard-size', type=parse_bytes, metavar='SIZE', help='of a folder of shards (default: 5GB)'
+    )
+    parser.add_argument('--prefix', metavar='P', help='of the backbone in a whole model (default: found by the names)')
+    parser.add_argument('--overwrite', action='store_true', help='replace the destination once the new one is whole')
+    return parser.parse_args()
+
+
+def progress_line() -> Callable[[int, int], None]:
+    """A callback that keeps one line on a terminal, and writes a line at each tenth elsewhere."""
+    start, live, tenth = time.time(), sys.stdout.isatty(), 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal tenth
+        if live or done * 10 // total > tenth:
+            tenth = done * 10 // total
+            left = (time.time() - start) / done * (total - done)
+            line = f'{done / 1e9:.3f} of {total / 1e9:.3f} GB, {left:.0f} s left'
+            print(f'\r{line}   ' if live else line, end='' if live and done < total else '\n', flush=True)
+
+    return show
+
+
+def main() -> None:
+    args = parse_args()
+    if args.max_shard_size and args.destination.endswith(('.pth', '.safetensors')):
+        raise UserError(f'--max-shard-size is for a folder of shards, and {args.destination} names a file')
+    start = time.time()
+    done = convert_checkpoint(
+        args.source,
+        args.destination,
+        source_layout=args.source_layout,
+        target_layout=args.target_layout,
+        num_heads=args.num_heads,
+        grid=args.grid,
+        dtype=DTYPES.get(args.dtype),
+        max_shard_bytes=args.max_shard_size or 5 * 10**9,
+        prefix=args.prefix,
+        overwrite=args.overwrite,
+        progress=progress_line(),
+    )
+    for note in done.notes:
+        print(f'note: {note}')
+    print(
+        f'{args.destination}: {done.tensors} tensors, {done.nbytes / 1e9:.3f} GB, layout {done.source_layout} -> '
+        f'{done.target_layout}, in {time.time() - start:.0f} s'
+    )
+
+
+if __name__ == '__main__':
+    run_tool(main)
