@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from vit22b_dense import ViT22B
+from vit22b_dense.checkpoint import convert_checkpoint, load_into_meta
 from vit22b_dense.models import PlainViT
 
 SMALL = dict(embed_dims=32, num_layers=3, num_heads=4, mlp_dims=80)
@@ -140,3 +141,28 @@ def test_unknown_options_are_refused():
         PlainViT(dict(SMALL, rope=True))
     with pytest.raises(ValueError, match="norm='batch'"):
         PlainViT(dict(SMALL, norm='batch'))
+
+
+def test_converted_internvl_weights_give_the_same_features(tmp_path):
+    """From a folder that transformers wrote, through the converter and `init_cfg`, to equal maps; meta building too."""
+    transformers = pytest.importorskip('transformers')
+    torch.manual_seed(0)
+    config = transformers.InternVLVisionConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80, image_size=56, patch_size=14,
+        norm_type='rms_norm', attention_bias=False, use_qk_norm=True, use_mean_pooling=True,
+    )  # fmt: skip
+    theirs = transformers.InternVLVisionModel(config).eval()
+    for param in theirs.parameters():
+        nn.init.normal_(param, mean=0.3 if param.ndim == 1 else 0.0, std=0.3)
+    theirs.save_pretrained(tmp_path / 'hf')
+    path = tmp_path / 'plain.safetensors'
+    convert_checkpoint(tmp_path / 'hf', path)
+    with torch.device('meta'):
+        on_meta = PlainViT(INTERNVIT, img_size=56, frozen=True)
+    load_into_meta(on_meta, path)
+    from_init = PlainViT(INTERNVIT, img_size=56, init_cfg=dict(type='Pretrained', checkpoint=str(path))).eval()
+    from_init.init_weights()
+    image = torch.randn(1, 3, 56, 56)
+    expected = theirs(image).last_hidden_state[:, 1:].transpose(1, 2).reshape(1, 32, 4, 4)
+    for model in (on_meta, from_init):
+        torch.testing.assert_close(model(image)[0], expected, rtol=1e-5, atol=1e-5)
