@@ -144,7 +144,7 @@ def test_unknown_options_are_refused():
 
 
 def test_converted_internvl_weights_give_the_same_features(tmp_path):
-    """From a folder that transformers wrote, through the converter and `init_cfg`, to equal maps; meta building too."""
+    """From a folder that transformers wrote, through the converter and `init_cfg`, to equal maps; on meta too."""
     transformers = pytest.importorskip('transformers')
     torch.manual_seed(0)
     config = transformers.InternVLVisionConfig(
