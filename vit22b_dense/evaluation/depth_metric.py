@@ -1,13 +1,17 @@
 """Scores of depth against sparse ground truth, by running sums: memory does not grow with the images."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import cv2
 import numpy as np
 from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.registry import METRICS
 from prettytable import PrettyTable
+
+from ..files import write_atomically
 
 # How each score is better, in the order of the table.
 SCORES = {
@@ -198,6 +202,7 @@ class SparseDepthMetric(RunningMetric):
         max_depth, min_depth: see `Protocol`, metres.
         crop: None or 'garg'.
         distances: bounds of the distance groups, metres.
+        output_dir: write predictions there as KITTI's 16-bit PNG (metres times 256), a folder for each segment.
         collect_device, prefix: as in mmengine.
 
     Source: ViT-22B, arXiv 2302.05442 (mse_log, abs_rel, delta); Eigen et al., arXiv 1406.2283, and KITTI's devkit for
@@ -210,11 +215,13 @@ class SparseDepthMetric(RunningMetric):
         min_depth: float = 1e-3,
         crop: str | None = None,
         distances: Sequence[float] = (0, 20, 40, 80),
+        output_dir: str | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
         self.protocol = Protocol(min_depth, max_depth, crop)
         self.distances = tuple(distances)
+        self.output_dir = output_dir
         super().__init__(collect_device, prefix)
 
     def new_state(self) -> _State:
@@ -236,8 +243,10 @@ class SparseDepthMetric(RunningMetric):
             state = _State()
             state.images = 1
             gt_map = sample['gt_depth_map']['data'].squeeze(0).cpu().numpy() if 'gt_depth_map' in sample else None
+            pred_map = sample['pred_depth_map']['data'].squeeze(0).float().cpu().numpy()
+            if self.output_dir is not None:
+                self._write(sample, pred_map)
             if gt_map is not None:
-                pred_map = sample['pred_depth_map']['data'].squeeze(0).float().cpu().numpy()
                 if pred_map.shape != gt_map.shape:
                     raise ValueError(
                         f'{sample.get("img_path")}: prediction {pred_map.shape} and ground truth {gt_map.shape} '
@@ -246,6 +255,11 @@ class SparseDepthMetric(RunningMetric):
                 self._compare(state, pred_map, gt_map, sample.get('camera'))
             state.empty = int('' not in state.groups)
             self.add_image(state)
+
+    def _write(self, sample: dict, depth: np.ndarray) -> None:
+        stored = np.clip(np.round(depth * 256), 0, 65535).astype(np.uint16)
+        path = Path(self.output_dir, str(sample.get('segment', '')), f'{Path(sample["img_path"]).stem}.png')
+        write_atomically(path, cv2.imencode('.png', stored)[1].tobytes())
 
     def _compare(self, state: _State, pred_map: np.ndarray, gt_map: np.ndarray, camera: str | None) -> None:
         state.sizes = [gt_map.shape]

@@ -1,5 +1,6 @@
 """What the depth heads share (target, loss, prediction in metres), and the linear one."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -9,6 +10,9 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
+
+# Untrained heads answer about 10 m, so that the bias alone need not learn it: log(1 + 10).
+START = math.log1p(10)
 
 
 class DepthHead(BaseModule, ABC):
@@ -80,7 +84,7 @@ class LinearDepthHead(DepthHead):
         in_channels: D, the width of the feature map.
         in_index: which of the backbone's maps is read.
         max_depth, min_depth: bounds of the predictions, metres.
-        init_cfg: initialisation of the convolution.
+        init_cfg: mmengine's initialisation config.
 
     Source: ViT-22B, arXiv 2302.05442, monocular depth with a linear decoder.
     """
@@ -91,11 +95,13 @@ class LinearDepthHead(DepthHead):
         in_index: int = -1,
         max_depth: float = 80.0,
         min_depth: float = 1e-3,
-        init_cfg: dict | list[dict] | None = dict(type='Normal', std=0.01, override=dict(name='conv_depth')),
+        init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(max_depth, min_depth, init_cfg)
         self.in_index = in_index
         self.conv_depth = nn.Conv2d(in_channels, 1, kernel_size=1)
+        nn.init.normal_(self.conv_depth.weight, std=0.01)
+        nn.init.constant_(self.conv_depth.bias, START)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Maps ``(B, D, h, w)`` to ``log(1 + depth)``, ``(B, 1, h, w)``."""

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from .depth import DepthHead
+from .depth import START, DepthHead
 
 FACTORS = (4, 2, 1, 0.5)
 
@@ -107,6 +107,7 @@ class DPTDepthHead(DepthHead):
             nn.ReLU(),
             nn.Conv2d(32, 1, kernel_size=1),
         )
+        nn.init.constant_(self.head[-1].bias, START)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """One or four maps ``(B, D, h, w)`` to ``log(1 + depth)``, ``(B, 1, 16h, 16w)``.
