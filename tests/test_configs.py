@@ -129,7 +129,7 @@ def test_every_depth_config_resolves_to_what_its_file_says(leaf):
     assert cfg.test_evaluator.get('crop') == crop
     assert METRICS.build(cfg.test_evaluator).distances == (0, 20, 40, 80)
     assert (cfg.visualizer.type, cfg.visualizer.max_depth) == ('DepthPanelVisualizer', 80)
-    assert cfg.train_cfg.max_iters == (200 if leaf.startswith('demo') else 80000)
+    assert cfg.train_cfg.max_iters == (320 if leaf.startswith('demo') else 80000)
     assert not {'max_depth', 'dataset', 'resize'} & set(cfg)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import waymo_made as made
-from conftest import write_image
+from conftest import make_kitti
 from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
@@ -155,23 +155,6 @@ def test_damage_is_named(prepared, tmp_path):
         waymo(root)
     with pytest.raises(DataError, match='no prepared segments'):
         WaymoDepthDataset(str(tmp_path), dict(img_path='training'))
-
-
-def make_kitti(root, sizes=((37, 124), (37, 122))):
-    """Two drives of two cameras and two frames in KITTI's layout; only the second frame has annotated depth."""
-    rng = np.random.default_rng(0)
-    for split in ('train', 'val'):
-        for n, (drive, (height, width)) in enumerate(zip(('0001', '0002'), sizes, strict=True)):
-            name = f'2011_09_2{6 + n}_drive_{drive}_sync'
-            for camera in ('image_02', 'image_03'):
-                for frame in (4, 5):
-                    image = rng.integers(0, 256, (height, width, 3), np.uint8)
-                    write_image(root / f'raw/{name[:10]}/{name}/{camera}/data/{frame:010d}.png', image)
-                depth = rng.uniform(3, 90, (height, width)) * (rng.random((height, width)) < 0.2)
-                path = root / f'data_depth_annotated/{split}/{name}/proj_depth/groundtruth/{camera}/{5:010d}.png'
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray((depth * 256).astype(np.uint16)).save(path)
-    return root
 
 
 KITTI = dict(img_path='raw', depth_path='data_depth_annotated/val')

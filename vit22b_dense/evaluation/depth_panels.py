@@ -14,11 +14,13 @@ BAR, TICK_FONT = 14, 13
 NEAREST, ERROR = 2.0, 10.0  # metres at the near end of the depth's colours, and at the ends of the error's
 BLUE, RED, MIDDLE = (np.array(colour, float) for colour in ((33, 102, 220), (215, 40, 40), (235, 235, 235)))
 
+_TURBO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]  # (256, 3) RGB
+
 
 def depth_colours(depth: np.ndarray, max_depth: float, min_depth: float = NEAREST) -> np.ndarray:
-    """Depth in metres, any shape, to RGB uint8 ``(…, 3)``: near is bright, far is dark, in equal ratios."""
+    """Depth in metres, any shape, to RGB uint8 ``(…, 3)``: near is red, far is blue, in equal ratios."""
     share = np.log(np.clip(depth, min_depth, max_depth) / min_depth) / np.log(max_depth / min_depth)
-    return _colour(1 - share, cv2.COLORMAP_TURBO)
+    return _TURBO[np.round(255 * (1 - share)).astype(np.uint8)]
 
 
 def error_colours(error: np.ndarray) -> np.ndarray:
@@ -33,11 +35,6 @@ def _bend(error: np.ndarray | float) -> np.ndarray | float:
     return np.arcsinh(2 * np.asarray(error))
 
 
-def _colour(share: np.ndarray, table: int) -> np.ndarray:
-    index = np.round(255 * share).astype(np.uint8)
-    return cv2.applyColorMap(index.reshape(-1, 1), table)[:, 0, ::-1].reshape(*share.shape, 3)
-
-
 def _splat(image: np.ndarray, x: np.ndarray, y: np.ndarray, colours: np.ndarray, order: np.ndarray, size: int) -> None:
     """Paint squares into an image, in an order: the last ones stay on top."""
     for dy in range(size):
@@ -49,14 +46,14 @@ def _splat(image: np.ndarray, x: np.ndarray, y: np.ndarray, colours: np.ndarray,
 def _bar(width: int, colours: np.ndarray, ticks: list[tuple[float, str]]) -> np.ndarray:
     """A colour bar with ticks below, ``(H, width, 3)``; tick places are shares of the width."""
     font = ImageFont.load_default(TICK_FONT)
-    sheet = Image.new('RGB', (width, BAR + 22), PAPER)
+    sheet = Image.new('RGB', (width, BAR + 24), PAPER)
     sheet.paste(Image.fromarray(np.ascontiguousarray(np.broadcast_to(colours[None], (BAR, width, 3)))), (0, 4))
     draw = ImageDraw.Draw(sheet)
     for place, text in ticks:
         x = round(place * (width - 1))
-        draw.line((x, 4, x, BAR + 6), INK)
+        draw.line((x, BAR + 4, x, BAR + 7), INK)
         half = font.getlength(text) / 2
-        draw.text((min(max(x - half, 0), width - 2 * half - 1), BAR + 6), text, INK, font)
+        draw.text((min(max(x - half, 0), width - 2 * half - 1), BAR + 8), text, INK, font)
     return np.asarray(sheet)
 
 
@@ -75,7 +72,9 @@ def error_bar(width: int) -> np.ndarray:
     """The colours of `error_colours` with their metres."""
     error = np.sinh(np.linspace(-1, 1, width) * _bend(ERROR)) / 2
     marks = (-ERROR, -3, -1, 0, 1, 3, ERROR)
-    ticks = [(float(_bend(m) / _bend(ERROR) + 1) / 2, f'{m:+g} m' if m == ERROR else f'{m:+g}') for m in marks]
+    ticks = [
+        (float(_bend(m) / _bend(ERROR) + 1) / 2, f'{m:+g} m' if m == ERROR else f'{m:+g}' if m else '0') for m in marks
+    ]
     return _bar(width, error_colours(error), ticks)
 
 
@@ -95,7 +94,7 @@ def depth_panel(image: np.ndarray, prediction: np.ndarray, gt: np.ndarray | None
     size = (WIDTH, round(height * WIDTH / width))
     photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width > WIDTH else cv2.INTER_LINEAR)
     predicted = depth_colours(cv2.resize(prediction.astype(np.float32), size), max_depth)
-    blank = np.full((BAR + 22, WIDTH, 3), 255, np.uint8)
+    blank = np.full((BAR + 24, WIDTH, 3), 255, np.uint8)
     bar = depth_bar(WIDTH, max_depth)
     panels = [('image', np.concatenate([photo, blank])), ('predicted depth', np.concatenate([predicted, bar]))]
     if gt is None:
@@ -109,8 +108,8 @@ def depth_panel(image: np.ndarray, prediction: np.ndarray, gt: np.ndarray | None
     _splat(lidar, *places, depth_colours(depth, max_depth), order, 2)
     _splat(error, *places, error_colours(answer - depth), order, 2)
     panels.insert(1, (f'LiDAR, {len(depth)} points', np.concatenate([lidar, bar])))
-    mean = f', mean {np.abs(answer - depth).mean():.2f} m' if len(depth) else ''
-    panels.append((f'error of the prediction{mean}', np.concatenate([error, error_bar(WIDTH)])))
+    mean = f'{np.abs(answer - depth).mean():.2f} m' if len(depth) else 'none'
+    panels.append((f'error, mean {mean}: blue is too near, red too far', np.concatenate([error, error_bar(WIDTH)])))
     rows = [compose(panels[:2]), compose(panels[2:])]
     return np.concatenate(rows)
 
