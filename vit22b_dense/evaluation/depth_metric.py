@@ -82,13 +82,13 @@ class Protocol:
     def __init__(self, min_depth: float, max_depth: float, crop: str | None) -> None:
         if crop is not None and crop not in CROPS:
             raise ValueError(f'crop={crop!r}: choose one of {", ".join(CROPS)}, or None')
-        if not 0 < min_depth < max_depth:
-            raise ValueError(f'min_depth={min_depth}, max_depth={max_depth}: must be 0 < min < max, in metres')
+        if not 0 < min_depth < max_depth < np.inf:
+            raise ValueError(f'min_depth={min_depth}, max_depth={max_depth}: must be 0 < min < max, in metres, finite')
         self.min_depth, self.max_depth, self.crop = min_depth, max_depth, crop
 
     def ground_truth(self, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which pixels of a map ``(H, W)`` count, as flat indices, and their depth as float64, both ``(N,)``."""
-        valid = np.isfinite(depth) & (depth > self.min_depth) & (depth <= self.max_depth)
+        valid = (depth > self.min_depth) & (depth <= self.max_depth)
         if self.crop:
             top, bottom, left, right = CROPS[self.crop]
             height, width = depth.shape
