@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from vit22b_dense.errors import run_tool
+from vit22b_dense.evaluation.panels import compose
 from vit22b_dense.files import write_atomically
 
 TOOLS = Path(__file__).resolve().parent
@@ -38,9 +39,11 @@ def run(title: str, *command: str | Path) -> None:
 run.step = 0
 
 
-def overview(pictures: list[Path], target: Path) -> None:
-    """Stack some pictures into one."""
+def overview(pictures: list[Path], target: Path, titles: list[str] | None = None) -> None:
+    """Stack some pictures into one, with a title above each or without."""
     images = [np.asarray(Image.open(path).convert('RGB')) for path in pictures]
+    if titles:
+        images = [compose([pair]) for pair in zip(titles, images, strict=True)]
     width = max(image.shape[1] for image in images)
     rows = [np.pad(i, ((0, 0), (0, width - i.shape[1]), (0, 0)), constant_values=255) for i in images]
     Image.fromarray(np.concatenate(rows)).save(target)
@@ -93,7 +96,7 @@ def depth(work_dir: Path) -> str:
     for key, title in (('mean_depth', 'mean depth everywhere'), ('mean_log_depth', 'mean log depth everywhere')):
         rows.append(row(title, scores, key, names))
     pictures = [sorted((work_dir / f'depth_{config}/pictures').rglob('*.png'))[3] for config in DECODERS.values()]
-    overview(pictures, work_dir / 'depth_overview.png')
+    overview(pictures, work_dir / 'depth_overview.png', [f'{decoder} decoder' for decoder in DECODERS])
     return '\n'.join(rows) + '\n'
 
 
