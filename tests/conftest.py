@@ -9,6 +9,9 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 import vit22b_dense  # noqa: F401  (registers everything)
+from vit22b_dense.datasets.toy_street import write_waymo
+from vit22b_dense.datasets.waymo.prepare import Job, prepare
+from vit22b_dense.datasets.waymo.types import Settings
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / 'shared' / 'data'
@@ -47,6 +50,31 @@ def make_ade(root: Path) -> Path:
             label = np.kron(rng.integers(0, 151, (8, 10)), np.ones((8, 8))).astype(np.uint8)
             write_image(root / f'images/{split}/{i:02d}.jpg', np.stack([label, 255 - label, label // 2], -1))
             write_image(root / f'annotations/{split}/{i:02d}.png', label)
+    return root
+
+
+def make_kitti(root, sizes=((37, 124), (37, 122))):
+    """Two drives of two cameras and two frames in KITTI's layout; only the second frame has annotated depth."""
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for n, (drive, (height, width)) in enumerate(zip(('0001', '0002'), sizes, strict=True)):
+            name = f'2011_09_2{6 + n}_drive_{drive}_sync'
+            for camera in ('image_02', 'image_03'):
+                for frame in (4, 5):
+                    image = rng.integers(0, 256, (height, width, 3), np.uint8)
+                    write_image(root / f'raw/{name[:10]}/{name}/{camera}/data/{frame:010d}.png', image)
+                depth = rng.uniform(3, 90, (height, width)) * (rng.random((height, width)) < 0.2)
+                path = root / f'data_depth_annotated/{split}/{name}/proj_depth/groundtruth/{camera}/{5:010d}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray((depth * 256).astype(np.uint16)).save(path)
+    return root
+
+
+def make_prepared_waymo(root: Path) -> Path:
+    """A toy street of one training and one validation segment, 84x56, as tools/prepare_waymo.py leaves it."""
+    write_waymo(root / 'source', 1, 1, (56, 84))
+    for split in ('training', 'validation'):
+        prepare(Job(root / 'source', root, split, Settings((1,), (1, 2, 3, 4, 5), (1,))), lambda line: None)
     return root
 
 

@@ -1,15 +1,20 @@
 """Every shipped config is a test case: it builds, and it resolves to what its file says."""
 
+import re
+
 import pytest
 import torch
 from conftest import REPO
 from mmengine.config import Config
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import DATASETS, METRICS, MODELS
 
 from vit22b_dense.engine.config import AXES, ConfigError, axis_values, check_data, default_work_dir, load_config
 
 CONFIGS = REPO / 'configs'
 LEAVES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob('[!_]*/*.py'))
+# A depth config is assembled from a task whose name ends so.
+DEPTH = [leaf for leaf in LEAVES if re.search(r"tasks/\w+_depth\.py'", (CONFIGS / leaf).read_text())]
+SEGMENTATION = [leaf for leaf in LEAVES if leaf not in DEPTH]
 BACKBONES = axis_values(CONFIGS / LEAVES[0], 'backbone')
 FRACTIONS = {'1': 80000, '1/2': 40000, '1/4': 20000, '1/8': 10000, '1/16': 5000}
 # config folder and stem's ending -> dataset type, classes, training images folder or list
@@ -20,6 +25,12 @@ DATA = {
     '_60': ('PascalContextDataset', 60),
     'camvid': ('BaseSegDataset', 11),
     'demo': ('ADE20KDataset', 7),
+}
+# config folder of depth -> dataset type, size in training, crop of the scores, loading
+DEPTH_DATA = {
+    'waymo': ('WaymoDepthDataset', (224, 224), None, 'LoadSparseDepth'),
+    'demo': ('WaymoDepthDataset', (224, 224), None, 'LoadSparseDepth'),
+    'kitti': ('KITTIDepthDataset', (350, 700), 'garg', 'LoadDepthPNG'),
 }
 
 
@@ -43,8 +54,11 @@ def test_the_promised_configs_are_there():
     expected = {f'{d}/{h}.py' for d in ('ade20k', 'pascal_voc12', 'camvid') for h in ('linear', 'upernet')}
     expected |= {f'pascal_voc12/{h}_aug.py' for h in ('linear', 'upernet')}
     expected |= {f'pascal_context/{h}_{n}.py' for h in ('linear', 'upernet') for n in (59, 60)}
-    assert expected | {'demo/linear.py'} <= set(LEAVES)
     assert {'internvit_6b', 'vit_g', 'vit_e', 'dinov2_small', 'dinov2_reg_giant', 'dinov3_7b'} <= set(BACKBONES)
+    depth = {f'{d}/{h}.py' for d in ('waymo', 'kitti') for h in ('linear', 'dpt')}
+    depth |= {'demo/linear_depth.py', 'demo/dpt.py'}
+    assert expected | depth | {'demo/linear.py'} <= set(LEAVES)
+    assert set(DEPTH) == depth
     assert {'vit22b_tiny', 'vit22b_small', 'vit22b_base', 'vit22b_large', 'vit22b'} <= set(BACKBONES)
 
 
@@ -88,12 +102,12 @@ def test_every_config_builds_with_every_backbone(leaf, backbone, tmp_path):
         assert cfg.model.backbone.out_indices[-1] == model.backbone.num_layers - 1
     assert model.backbone.frozen
     maps = model.extract_feat(torch.zeros(1, 3, 70, 56, device='meta'))
-    logits = model.decode_head(maps)
-    assert logits.shape[:2] == (1, model.num_classes)
+    assert model.decode_head(maps).shape[:2] == (1, model.num_classes)
+    assert model.num_classes > 1 or leaf in DEPTH
 
 
-@pytest.mark.parametrize('leaf', LEAVES)
-def test_every_config_resolves_to_what_its_file_says(leaf):
+@pytest.mark.parametrize('leaf', SEGMENTATION)
+def test_every_segmentation_config_resolves_to_what_its_file_says(leaf):
     cfg = load(leaf)
     kind, classes = next(DATA[key] for key in (f'_{leaf[-5:-3]}', leaf.split('/')[0]) if key in DATA)
     head = 'LinearHead' if 'linear' in leaf else 'UPerHead'
@@ -122,6 +136,37 @@ def test_every_config_resolves_to_what_its_file_says(leaf):
     assert cfg.custom_imports['imports'] == ['vit22b_dense']
 
 
+@pytest.mark.parametrize('leaf', DEPTH)
+def test_every_depth_config_resolves_to_what_its_file_says(leaf):
+    cfg = load(leaf)
+    kind, size, crop, loading = DEPTH_DATA[leaf.split('/')[0]]
+    head = cfg.model.decode_head
+    assert (head.type, head.max_depth) == ('DPTDepthHead' if 'dpt' in leaf else 'LinearDepthHead', 80)
+    assert (cfg.model.type, cfg.model.data_preprocessor.type) == ('SparseDepthEstimator', 'DepthDataPreProcessor')
+    assert cfg.model.data_preprocessor['size'] == size
+    assert cfg.model.backbone.out_indices == (-1,)
+    assert cfg.model.test_cfg == dict(mode='whole')
+    train = cfg.train_dataloader.dataset.dataset
+    assert (cfg.train_dataloader.dataset.type, train.type, train.fraction) == ('SeededDataset', 'FewShotSubset', '1')
+    assert train.dataset.type == cfg.val_dataloader.dataset.type == kind
+    assert 'train' in str(train.dataset.data_prefix)
+    assert 'val' in str(cfg.val_dataloader.dataset.data_prefix)
+    assert cfg.val_dataloader == cfg.test_dataloader
+    steps = [step.type for step in train.dataset.pipeline]
+    assert steps[:2] == ['LoadImage', loading]
+    assert steps[-1] == 'PackDepthInputs'
+    assert next(step for step in train.dataset.pipeline if step.type == 'DepthRandomCrop').crop_size == size
+    # In testing the depth is loaded behind the resize: scores are at the original resolution.
+    assert [step.type for step in cfg.test_dataloader.dataset.pipeline][-2:] == [loading, 'PackDepthInputs']
+    assert cfg.val_evaluator == cfg.test_evaluator
+    assert (cfg.test_evaluator.type, cfg.test_evaluator.max_depth) == ('SparseDepthMetric', 80)
+    assert cfg.test_evaluator.get('crop') == crop
+    assert METRICS.build(cfg.test_evaluator).distances == (0, 20, 40, 80)
+    assert (cfg.visualizer.type, cfg.visualizer.max_depth) == ('DepthPanelVisualizer', 80)
+    assert cfg.train_cfg.max_iters == (320 if leaf.startswith('demo') else 80000)
+    assert not {'max_depth', 'dataset', 'resize'} & set(cfg)
+
+
 @pytest.mark.parametrize('leaf', LEAVES)
 def test_axes_reach_the_run(leaf):
     full = load(leaf).train_cfg.max_iters
@@ -137,7 +182,7 @@ def test_axes_reach_the_run(leaf):
         assert cfg.val_dataloader.dataset.data_root == '/d'
 
 
-@pytest.mark.parametrize('leaf', ['ade20k/upernet.py', 'pascal_voc12/linear_aug.py'])
+@pytest.mark.parametrize('leaf', ['ade20k/upernet.py', 'pascal_voc12/linear_aug.py', 'waymo/dpt.py'])
 def test_the_dumped_config_is_the_same_run(leaf, tmp_path):
     cfg = load(leaf, {'model.backbone.with_cp': True}, backbone='vit22b_small', fraction='1/8', seed='5')
     cfg.dump(tmp_path / 'dumped.py')

@@ -8,7 +8,7 @@ from pathlib import Path
 import mmseg
 import numpy as np
 import pytest
-from conftest import REPO, make_ade, write_image
+from conftest import REPO, make_ade, make_kitti, make_prepared_waymo, write_image
 from PIL import Image
 
 LEAVES = sorted(str(p.relative_to(REPO / 'configs')) for p in (REPO / 'configs').glob('[!_]*/*.py'))
@@ -38,6 +38,10 @@ def make_listed(root: Path, sets: str, labels: dict[str, int], lists: dict[str, 
 
 def make_data(leaf: str, root: Path) -> Path:
     folder = leaf.split('/')[0]
+    if folder == 'kitti':
+        return make_kitti(root)
+    if folder == 'waymo' or leaf in ('demo/linear_depth.py', 'demo/dpt.py'):
+        return make_prepared_waymo(root)
     if folder == 'pascal_voc12':
         labels = dict(SegmentationClass=20, SegmentationClassAug=20)
         return make_listed(root, 'Segmentation', labels, dict(train='a\n', val='b\n', aug='b\n'))

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""The main job on the embedded toy street: make the data, train, test, and leave scores and pictures.
+"""Both jobs on the embedded toy street: make the data, train, test, and leave scores and pictures.
 
-Everything lands in one folder: data/, run/ (log and checkpoints), pictures/, overview.png and scores.md.
+Segmentation of pictures in ADE20K's layout, trained from scratch; depth from files in Waymo's schema, prepared as
+Waymo's are, on a frozen backbone with random weights. Everything lands in one folder: data/ and depth_data/, a run
+folder each, pictures, overview.png, depth_overview.png and scores.md.
 """
 
 import argparse
@@ -15,27 +17,87 @@ import numpy as np
 from PIL import Image
 
 from vit22b_dense.errors import run_tool
+from vit22b_dense.evaluation.panels import compose
 from vit22b_dense.files import write_atomically
 
 TOOLS = Path(__file__).resolve().parent
-CONFIG = TOOLS.parent / 'configs/demo/linear.py'
-AXES = ['--backbone', 'vit22b_tiny', '--regime', 'scratch']
+CONFIGS = TOOLS.parent / 'configs/demo'
+BACKBONE = ['--backbone', 'vit22b_tiny']
+DECODERS = {'linear': 'linear_depth', 'DPT': 'dpt'}
+STEPS = 10
 
 
 def run(title: str, *command: str | Path) -> None:
     """Run one of the tools, saying what it is for; stop the demo where it fails."""
-    print(f'\n== {title}\n   {" ".join(map(str, command))}', flush=True)
+    run.step += 1
+    print(f'\n== {run.step}/{STEPS} {title}\n   {" ".join(map(str, command))}', flush=True)
     status = subprocess.run([sys.executable, TOOLS / command[0], *map(str, command[1:])], check=False).returncode
     if status:
         sys.exit(f'the demo stopped: {command[0]} ended with status {status}')
 
 
-def overview(pictures: list[Path], target: Path) -> None:
-    """Stack the first pictures into one."""
+run.step = 0
+
+
+def overview(pictures: list[Path], target: Path, titles: list[str] | None = None) -> None:
+    """Stack some pictures into one, with a title above each or without."""
     images = [np.asarray(Image.open(path).convert('RGB')) for path in pictures]
+    if titles:
+        images = [compose([pair]) for pair in zip(titles, images, strict=True)]
     width = max(image.shape[1] for image in images)
     rows = [np.pad(i, ((0, 0), (0, width - i.shape[1]), (0, 0)), constant_values=255) for i in images]
     Image.fromarray(np.concatenate(rows)).save(target)
+
+
+def train_and_test(name: str, config: Path, regime: str, data: Path, run_dir: Path, out: Path) -> dict[str, float]:
+    """Train a config, test its last checkpoint with pictures into ``out``, and return the scores."""
+    axes = [*BACKBONE, '--regime', regime, '--data-root', data]
+    run(f'training {name}', 'train.py', config, *axes, '--work-dir', run_dir, '--resume')
+    checkpoint = (run_dir / 'last_checkpoint').read_text()
+    pictures = ['--show-dir', out / 'pictures']
+    run(f'testing {name}', 'test.py', config, checkpoint, *axes, '--work-dir', out, *pictures)
+    return json.loads((out / 'scores.json').read_text())['scores']
+
+
+def segmentation(work_dir: Path) -> str:
+    """The segmentation half; its table."""
+    data = work_dir / 'data'
+    run('making the toy street', 'make_toy_street.py', data)
+    scores = train_and_test(
+        'a tiny ViT22B from random weights', CONFIGS / 'linear.py', 'scratch', data, work_dir / 'run', work_dir
+    )
+    overview(sorted((work_dir / 'pictures').rglob('*.png'))[:4], work_dir / 'overview.png')
+    return (
+        '| | mIoU | pixel accuracy |\n|---|---|---|\n'
+        f'| tiny ViT22B, linear decoder | {scores["mIoU"]:.2f} | {scores["aAcc"]:.2f} |\n'
+        f'| majority class everywhere | {scores["majority/mIoU"]:.2f} | {scores["majority/aAcc"]:.2f} |\n'
+    )
+
+
+def row(title: str, scores: dict[str, float], group: str, names: tuple[str, ...]) -> str:
+    return ' | '.join([f'| {title}', *(f'{scores[f"{group}/{name}"]:.3f}' for name in names)]) + ' |'
+
+
+def depth(work_dir: Path) -> str:
+    """The depth half; its table."""
+    source, data = work_dir / 'depth_source', work_dir / 'depth_data'
+    run('making a toy street with LiDAR, in Waymo\'s schema', 'make_toy_street.py', source, '--format', 'waymo',
+        '--train', '32', '--val', '8', '--size', '224x336')  # fmt: skip
+    for split in ('training', 'validation'):
+        run(f'preparing its {split} split', 'prepare_waymo.py', source, data, '--split', split, '--workers', '2')
+    names = ('abs_rel', 'rmse', 'delta_1.25', 'mse_log')
+    rows = [f'| depth | {" | ".join(names)} |', '|---' * (len(names) + 1) + '|']
+    for decoder, config in DECODERS.items():
+        out = work_dir / f'depth_{config}'
+        scores = train_and_test(
+            f'{decoder} depth on a frozen backbone', CONFIGS / f'{config}.py', 'frozen', data, out / 'run', out
+        )
+        rows.append(row(f'frozen random ViT22B, {decoder}', scores, 'pixel', names))
+    for key, title in (('mean_depth', 'mean depth everywhere'), ('mean_log_depth', 'mean log depth everywhere')):
+        rows.append(row(title, scores, key, names))
+    pictures = [sorted((work_dir / f'depth_{config}/pictures').rglob('*.png'))[3] for config in DECODERS.values()]
+    overview(pictures, work_dir / 'depth_overview.png', [f'{decoder} decoder' for decoder in DECODERS])
+    return '\n'.join(rows) + '\n'
 
 
 def main() -> None:
@@ -43,24 +105,10 @@ def main() -> None:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), metavar='DIR')
     work_dir = parser.parse_args().work_dir
     start = time.time()
-    data, train_dir = work_dir / 'data', work_dir / 'run'
-    run('1/3 making the toy street', 'make_toy_street.py', data)
-    run('2/3 training a tiny ViT22B from random weights', 'train.py', CONFIG, *AXES, '--data-root', data,
-        '--work-dir', train_dir, '--resume')  # fmt: skip
-    checkpoint = (train_dir / 'last_checkpoint').read_text()
-    run('3/3 testing it', 'test.py', CONFIG, checkpoint, *AXES, '--data-root', data, '--work-dir', work_dir,
-        '--show-dir', work_dir / 'pictures')  # fmt: skip
-    scores = json.loads((work_dir / 'scores.json').read_text())['scores']
-    text = (
-        '| | mIoU | pixel accuracy |\n|---|---|---|\n'
-        f'| tiny ViT22B, linear decoder | {scores["mIoU"]:.2f} | {scores["aAcc"]:.2f} |\n'
-        f'| majority class everywhere | {scores["majority/mIoU"]:.2f} | {scores["majority/aAcc"]:.2f} |\n'
-    )
+    text = f'{segmentation(work_dir)}\n{depth(work_dir)}'
     write_atomically(work_dir / 'scores.md', text)
-    pictures = sorted((work_dir / 'pictures').rglob('*.png'))
-    overview(pictures[:4], work_dir / 'overview.png')
-    print(f'\n{text}\nin {(time.time() - start) / 60:.1f} minutes. Look at {work_dir / "overview.png"} and '
-          f'{pictures[0].parent}')  # fmt: skip
+    print(f'\n{text}\nin {(time.time() - start) / 60:.1f} minutes. Look at {work_dir / "overview.png"}, '
+          f'{work_dir / "depth_overview.png"} and the pictures folders beside them')  # fmt: skip
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the toy street: ray-cast pictures of streets with exact labels, in ADE20K's folder layout.
+"""Make the toy street: ray-cast streets, as pictures with labels (ADE20K's layout) or with LiDAR (Waymo's).
 
 The same arguments give the same files. A complete set is left alone, one that was cut off is completed.
 """
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vit22b_dense.datasets.toy_street import write_ade
+from vit22b_dense.datasets.toy_street import write_ade, write_waymo
 from vit22b_dense.errors import UserError, run_tool
 
 
@@ -29,8 +29,11 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('out', metavar='OUT', type=Path, help='folder: new, empty, or a toy street')
-    parser.add_argument('--train', metavar='N', type=int, default=320, help='training frames')
-    parser.add_argument('--val', metavar='N', type=int, default=64, help='validation frames')
+    parser.add_argument(
+        '--format', choices=['ade', 'waymo'], default='ade', help="layout: ADE20K's, or Waymo's v2 parquet files"
+    )
+    parser.add_argument('--train', metavar='N', type=int, default=320, help='training frames (waymo: segments)')
+    parser.add_argument('--val', metavar='N', type=int, default=64, help='validation frames (waymo: segments)')
     parser.add_argument('--size', metavar='HxW', type=parse_size, default='224x320', help='in pixels')
     parser.add_argument('--seed', metavar='N', type=int, default=0, help='another seed gives other streets')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -38,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def progress_line() -> Callable[[int, int], None]:
+def progress_line(unit: str) -> Callable[[int, int], None]:
     """A callback that keeps one line on a terminal, and writes a line at each tenth elsewhere."""
     start, live = time.time(), sys.stdout.isatty()
 
@@ -46,7 +49,7 @@ def progress_line() -> Callable[[int, int], None]:
         if live or done * 10 // total > (done - 1) * 10 // total:
             left = (time.time() - start) / done * (total - done)
             end = '' if live and done < total else '\n'
-            line = f'{done}/{total} frames, {left:.0f} s left'
+            line = f'{done}/{total} {unit}, {left:.0f} s left'
             print(f'\r{line}   ' if live else line, end=end, flush=True)
 
     return show
@@ -55,13 +58,17 @@ def progress_line() -> Callable[[int, int], None]:
 def main() -> None:
     args = parse_args()
     start = time.time()
+    write, unit = (write_waymo, 'segments') if args.format == 'waymo' else (write_ade, 'frames')
     try:
-        made = write_ade(args.out, args.train, args.val, args.size, args.seed, args.workers, progress_line())
+        made = write(args.out, args.train, args.val, args.size, args.seed, args.workers, progress_line(unit))
     except OSError as error:
         raise UserError(f'cannot write the toy street to {args.out}: {error}') from error
-    said = f'made {made} frames in {time.time() - start:.0f} s' if made else 'already complete'
-    print(f'{said}: {args.train} training and {args.val} validation pictures with labels in {args.out}')
-    print('  {images,annotations}/{training,validation}: laid out and labelled as ADE20K is')
+    said = f'made {made} {unit} in {time.time() - start:.0f} s' if made else 'already complete'
+    print(f'{said}: {args.train} training and {args.val} validation {unit} in {args.out}')
+    if args.format == 'waymo':
+        print('  {training,validation}/COMPONENT/SEGMENT.parquet: next, tools/prepare_waymo.py')
+    else:
+        print('  {images,annotations}/{training,validation}: laid out and labelled as ADE20K is')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Test a checkpoint: scores beside the majority class's, label maps and pictures."""
+"""Test a checkpoint: scores beside a constant answer's, predictions and pictures."""
 
 import argparse
 import json
@@ -23,14 +23,30 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--work-dir', metavar='DIR', help='where the log and scores.json go (default: below work_dirs/)'
     )
-    parser.add_argument('--out', metavar='DIR', help='write predicted label maps there, as PNG')
-    parser.add_argument('--show-dir', metavar='DIR', help='write pictures there: image, label and prediction')
+    parser.add_argument('--out', metavar='DIR', help='write predictions there, as PNG: labels, or depth in 1/256 m')
+    parser.add_argument('--show-dir', metavar='DIR', help='write pictures there: image, truth and prediction')
     add_config_arguments(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
+
+
+def constant_answer(metric: dict) -> dict:
+    """The metric that scores a constant answer, beside a config's own metric."""
+    if metric['type'] != 'SparseDepthMetric':
+        return dict(type='MajorityClassMetric')
+    protocol = {key: metric[key] for key in ('max_depth', 'min_depth', 'crop') if key in metric}
+    return dict(type='MeanDepthMetric', **protocol)
+
+
+def summary(scores: dict, depth: bool) -> str:
+    if not depth:
+        return f'mIoU {scores["mIoU"]:.2f} (majority class {scores["majority/mIoU"]:.2f})'
+    names = ('abs_rel', 'rmse', 'delta_1.25')
+    shown = (f'{n} {scores[f"pixel/{n}"]:.3f} ({scores.get(f"mean_depth/{n}", float("nan")):.3f})' for n in names)
+    return f'{", ".join(shown)}; in brackets the mean depth; over all pixels'
 
 
 def main() -> None:
@@ -45,7 +61,8 @@ def main() -> None:
         cfg.visualizer.save_dir = args.show_dir
     if args.out:
         cfg.test_evaluator.output_dir = args.out
-    cfg.test_evaluator = [cfg.test_evaluator, dict(type='MajorityClassMetric')]
+    depth = cfg.test_evaluator.type == 'SparseDepthMetric'
+    cfg.test_evaluator = [cfg.test_evaluator, constant_answer(cfg.test_evaluator)]
     check_data(cfg, ('test_dataloader',))
     runner = Runner.from_cfg(cfg)
     scores = runner.test()
@@ -59,7 +76,7 @@ def main() -> None:
         )
         path = Path(cfg.work_dir, 'scores.json')
         write_atomically(path, json.dumps(record, indent=2) + '\n')
-        print(f'mIoU {scores["mIoU"]:.2f} (majority class {scores["majority/mIoU"]:.2f}), written to {path}')
+        print(f'{summary(scores, depth)}, written to {path}')
 
 
 if __name__ == '__main__':

@@ -10,15 +10,21 @@ import warnings
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 from . import datasets, engine, evaluation, models
-from .datasets import FewShotSubset
-from .models import LinearHead, TokenPyramid, ViT22B
+from .datasets import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
+from .evaluation import SparseDepthMetric
+from .models import DPTDepthHead, LinearDepthHead, LinearHead, TokenPyramid, ViT22B
 
 __version__ = '0.1.0'
 __all__ = [
+    'DPTDepthHead',
     'FewShotSubset',
+    'KITTIDepthDataset',
+    'LinearDepthHead',
     'LinearHead',
+    'SparseDepthMetric',
     'TokenPyramid',
     'ViT22B',
+    'WaymoDepthDataset',
     'datasets',
     'engine',
     'evaluation',

@@ -1,6 +1,9 @@
 """Scores and pictures of results. They know neither the models nor the engine."""
 
+from .depth_metric import SparseDepthMetric
+from .depth_panels import DepthPanelVisualizer
 from .majority import MajorityClassMetric
+from .mean_depth import MeanDepthMetric
 from .panels import SegPanelVisualizer
 
-__all__ = ['MajorityClassMetric', 'SegPanelVisualizer']
+__all__ = ['DepthPanelVisualizer', 'MajorityClassMetric', 'MeanDepthMetric', 'SegPanelVisualizer', 'SparseDepthMetric']

@@ -1,7 +1,7 @@
 """A toy street: a small street made from a seed, cast by rays, with exact labels and depths.
 
 `make_street` gives the geometry, which rays can be cast at; `render` a camera's picture of it; `write_ade` a
-data set in ADE20K's layout.
+data set in ADE20K's layout, `write_waymo` one in Waymo's, with LiDAR.
 """
 
 from .ade import ADE_VALUE, ade_frame, write_ade
@@ -9,6 +9,7 @@ from .camera import Camera, Frame, render, sample_view
 from .light import Light, sample_light
 from .parts import Label, Material, Part
 from .scene import Hits, Layout, Street, make_street
+from .waymo import write_waymo
 
 __all__ = [
     'ADE_VALUE',
@@ -27,4 +28,5 @@ __all__ = [
     'sample_light',
     'sample_view',
     'write_ade',
+    'write_waymo',
 ]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from ...errors import UserError
 from ...files import write_atomically
 from .camera import render, sample_view
 from .light import sample_light
+from .manifest import make_set
 from .parts import Label
 from .scene import make_street
 
@@ -31,9 +29,6 @@ ADE_VALUE = {
     Label.CAR: 21,
     Label.SKY: 3,
 }
-MANIFEST = 'toy_street.json'
-# Says with which parameters a set is being made; it gives way to the manifest when all frames are there.
-_UNFINISHED = 'toy_street.unfinished.json'
 # To be raised when the same seed gives other pictures, so that an old set is not taken for a new one.
 _VERSION = 1
 _SPLITS = {'training': 'train', 'validation': 'val'}
@@ -92,65 +87,29 @@ def write_ade(
     Raises:
         UserError: if a number makes no sense, or if ROOT holds something else or another toy street.
     """
-    root = Path(root)
     if num_train < 0 or num_val < 0 or num_train + num_val == 0:
         raise UserError(f'num_train={num_train} and num_val={num_val} must be 0 or more, and not both 0')
     if len(size) != 2 or min(size) < 1 or seed < 0 or workers < 1:
         raise UserError(f'size={size} and workers={workers} must be at least 1, seed={seed} at least 0')
     parameters = dict(version=_VERSION, num_train=num_train, num_val=num_val, size=list(size), seed=seed)
-    _check_owner(root, parameters)
     jobs = [
         (split, index)
         for split, count in zip(_SPLITS, (num_train, num_val), strict=True)
         for index in range(1, count + 1)
-        if not all(path.exists() for path in _paths(root, split, index))
     ]
-    if not jobs and (root / MANIFEST).exists():
-        return 0
-    text = json.dumps(parameters, indent=2) + '\n'
-    # Before any frame: a run that is cut off at once is still known for a toy street.
-    write_atomically(root / _UNFINISHED, text)
-    make = partial(_write_frame, root, seed, tuple(size))
-    if workers == 1:
-        for done, job in enumerate(jobs, 1):
-            make(job)
-            if progress:
-                progress(done, len(jobs))
-    else:
-        # Spawned, not forked: a fork of a process with running threads (torch's, OpenCV's) can hang.
-        context = multiprocessing.get_context('spawn')
-        pool = ProcessPoolExecutor(min(workers, max(len(jobs), 1)), context, cv2.setNumThreads, (1,))
-        try:
-            for done, _ in enumerate(pool.map(make, jobs, chunksize=2), 1):
-                if progress:
-                    progress(done, len(jobs))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    write_atomically(root / MANIFEST, text)
-    (root / _UNFINISHED).unlink()
-    return len(jobs)
+    return make_set(
+        Path(root),
+        parameters,
+        jobs,
+        partial(_complete, Path(root)),
+        partial(_write_frame, Path(root), seed, tuple(size)),
+        workers,
+        progress,
+    )
 
 
-def _check_owner(root: Path, parameters: dict[str, object]) -> None:
-    """Raises UserError unless root is free or holds a toy street of these parameters."""
-    if not root.exists():
-        return
-    if not root.is_dir():
-        raise UserError(f'{root} is a file, not a folder to write a toy street to')
-    manifests = [root / name for name in (MANIFEST, _UNFINISHED) if (root / name).exists()]
-    if not manifests:
-        if any(root.iterdir()):
-            raise UserError(f'{root} is not empty and holds no toy street: choose another folder')
-        return
-    try:
-        found = json.loads(manifests[0].read_text())
-    except ValueError as error:
-        raise UserError(f'{manifests[0]} cannot be read ({error}): choose another folder') from error
-    if found != parameters:
-        raise UserError(
-            f'{root} holds a toy street of other parameters ({found}, not {parameters}): '
-            'delete it or choose another folder'
-        )
+def _complete(root: Path, job: tuple[str, int]) -> bool:
+    return all(path.exists() for path in _paths(root, *job))
 
 
 def _paths(root: Path, split: str, index: int) -> tuple[Path, Path]:

@@ -1,0 +1,15 @@
+"""DPT (arXiv 2103.13413) on the last map alone, as in ViT-22B, arXiv 2302.05442."""
+
+_base_ = ['../model.py']
+
+model = dict(
+    type='SparseDepthEstimator',
+    data_preprocessor=dict(type='DepthDataPreProcessor'),
+    backbone=dict(out_indices=(-1,)),
+    decode_head=dict(
+        type='DPTDepthHead',
+        in_channels=_base_.embed_dims,
+        channels=256,
+        post_process_channels=(96, 192, 384, 768),
+    ),
+)

@@ -1,0 +1,35 @@
+"""KITTI's annotated depth maps: Garg crop, 80 m cap, scores at the original resolution."""
+
+_base_ = ['depth.py']
+
+crop_size = (350, 700)
+max_depth = 80.0
+dataset = dict(type='KITTIDepthDataset', data_root='{{$VIT22B_DATA_ROOT:data/kitti}}')
+loading = [dict(type='LoadImage'), dict(type='LoadDepthPNG')]
+train_dataloader = dict(
+    dataset=dict(
+        dataset=dict(
+            dataset=dict(
+                **dataset,
+                data_prefix=dict(img_path='raw', depth_path='data_depth_annotated/train'),
+                pipeline=[
+                    *loading,
+                    dict(type='DepthRandomCrop', crop_size=crop_size),
+                    dict(type='DepthRandomFlip', prob=0.5),
+                    dict(type='PhotoMetricDistortion'),
+                    dict(type='PackDepthInputs'),
+                ],
+            )
+        )
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='raw', depth_path='data_depth_annotated/val'),
+        pipeline=[*loading, dict(type='PackDepthInputs')],
+    )
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(max_depth=max_depth, crop='garg', distances=(0, 20, 40, 80))
+test_evaluator = val_evaluator

@@ -1,0 +1,40 @@
+"""Waymo Open v2, as tools/prepare_waymo.py leaves it: sparse LiDAR depth at 224 px, as in ViT-22B, arXiv 2302.05442.
+
+Scores are at the original resolution.
+"""
+
+_base_ = ['depth.py']
+
+crop_size = (224, 224)
+max_depth = 80.0
+dataset = dict(type='WaymoDepthDataset', data_root='{{$VIT22B_DATA_ROOT:data/waymo}}', cameras=['FRONT'])
+resize = dict(type='DepthResize', scale=(2048, 224), keep_ratio=True)
+train_dataloader = dict(
+    dataset=dict(
+        dataset=dict(
+            dataset=dict(
+                **dataset,
+                data_prefix=dict(img_path='training'),
+                pipeline=[
+                    dict(type='LoadImage'),
+                    dict(type='LoadSparseDepth'),
+                    resize,
+                    dict(type='DepthRandomCrop', crop_size=crop_size),
+                    dict(type='DepthRandomFlip', prob=0.5),
+                    dict(type='PhotoMetricDistortion'),
+                    dict(type='PackDepthInputs'),
+                ],
+            )
+        )
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='validation'),
+        pipeline=[dict(type='LoadImage'), resize, dict(type='LoadSparseDepth'), dict(type='PackDepthInputs')],
+    )
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(max_depth=max_depth, distances=(0, 20, 40, 80))
+test_evaluator = val_evaluator

@@ -1,0 +1,204 @@
+"""Depth data sets and their transforms: points stay points, nearest wins, layouts are read as they are."""
+
+import numpy as np
+import pytest
+import waymo_made as made
+from conftest import make_kitti
+from mmseg.registry import DATASETS, TRANSFORMS
+from PIL import Image
+
+from vit22b_dense import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
+from vit22b_dense.datasets import DataError
+from vit22b_dense.datasets.depth_transforms import rasterise, set_points
+from vit22b_dense.datasets.waymo.prepare import Job, prepare
+from vit22b_dense.datasets.waymo.types import Settings
+
+LOAD = [dict(type='LoadImage'), dict(type='LoadSparseDepth')]
+SEGMENTS = [made.SEGMENT, '200_b', '300_c']
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+    """Three segments of two frames, FRONT and SIDE_LEFT."""
+    root = tmp_path_factory.mktemp('waymo')
+    for name in SEGMENTS:
+        made.write(root, name)
+    prepare(Job(root, root / 'out', 'training', Settings((1, 4), (1, 2, 3, 4, 5), (1,))), lambda line: None)
+    return root / 'out'
+
+
+def waymo(root, pipeline=(), **more) -> WaymoDepthDataset:
+    return WaymoDepthDataset(str(root), dict(img_path='training'), pipeline=[*LOAD, *pipeline], **more)
+
+
+def build(kind, **arguments):
+    return TRANSFORMS.build(dict(type=kind, **arguments))
+
+
+def picture(shape, points) -> dict:
+    """A pipeline's results with an image and points x, y, depth."""
+    results = dict(img=np.zeros((*shape, 3), np.uint8), img_shape=shape, ori_shape=shape)
+    x, y, depth = np.array(points, float).T
+    set_points(results, x, y, depth, shape)
+    return results
+
+
+def test_items_and_maps(prepared):
+    data = waymo(prepared, [dict(type='PackDepthInputs')])
+    assert len(data) == 3 * 2 * 2
+    packed = data[1]
+    sample = packed['data_samples']
+    assert packed['inputs'].shape == (3, 128, 192)
+    assert (sample.segment, sample.timestamp, sample.camera) == (made.SEGMENT, made.FIRST, 'SIDE_LEFT')
+    depth = sample.gt_depth_map.data
+    assert (depth.shape, str(depth.dtype)) == ((1, 128, 192), 'torch.float32')
+    with np.load(sample.depth_path) as stored:
+        expected = np.zeros((128, 192), np.float32)
+        expected[stored['y'], stored['x']] = stored['depth']
+    assert (expected > 0).sum() > 300
+    np.testing.assert_array_equal(depth[0].numpy(), expected)
+    front = waymo(prepared, cameras=['FRONT'])
+    assert {front.get_data_info(i)['camera'] for i in range(len(front))} == {'FRONT'}
+    assert len(front) == 6
+
+
+def test_few_shot_keeps_whole_segments(prepared):
+    subset = FewShotSubset(waymo(prepared), '1/3', seed=1)
+    chosen = [subset.get_data_info(i)['segment'] for i in range(len(subset))]
+    assert len(chosen) == 4
+    assert len(set(chosen)) == 1
+
+
+def test_nearest_point_of_a_pixel_stays():
+    points = np.float32(
+        [[0.5, 0.5, 9], [0.9, 0.1, 4], [0.2, 0.7, 7], [2.0, 1.0, 3], [3, 0, 1], [-0.1, 0, 1], [0, 2, 1]]
+    )
+    expected = np.zeros((2, 3), np.float32)
+    expected[0, 0], expected[1, 2] = 4, 3
+    for order in (slice(None), slice(None, None, -1)):
+        np.testing.assert_array_equal(rasterise(points[order], (2, 3)), expected)
+    assert not rasterise(np.zeros((0, 3), np.float32), (2, 3)).any()
+
+
+def test_resizing_never_makes_up_a_depth():
+    rng = np.random.default_rng(0)
+    points = [(x, y, rng.uniform(2, 70)) for x in range(0, 60, 3) for y in range(0, 40, 2)]
+    for scale in ((20, 14), (90, 77)):
+        results = build('DepthResize', scale=scale)(picture((40, 60), points))
+        depth = rasterise(results['depth_points'], results['depth_shape'])
+        assert depth.shape == results['img'].shape[:2] == scale[::-1]
+        expected = np.zeros_like(depth)
+        for x, y, z in points:  # a pixel's middle goes to the pixel that holds it
+            i, j = int((y + 0.5) * scale[1] / 40), int((x + 0.5) * scale[0] / 60)
+            expected[i, j] = min(expected[i, j] or np.inf, z)
+        np.testing.assert_allclose(depth, expected, rtol=1e-6)
+
+
+def test_cropping_and_flipping_follow_the_image():
+    """The image holds the depth as its grey value, so both must still agree."""
+    rng = np.random.default_rng(0)
+    grey = np.where(rng.random((40, 60)) < 0.2, rng.integers(1, 200, (40, 60)), 0)
+    y, x = np.nonzero(grey)
+    np.random.seed(0)
+    for direction in ('horizontal', 'vertical', 'diagonal'):
+        results = picture((40, 60), np.stack([x, y, grey[y, x]], 1))
+        results['img'] = np.repeat(grey[:, :, None], 3, 2).astype(np.uint8)
+        before = results['depth_points'].copy()
+        for step in (
+            build('DepthRandomCrop', crop_size=(30, 35)),
+            build('DepthRandomFlip', prob=1.0, direction=direction),
+        ):
+            results = step(results)
+            depth = rasterise(results['depth_points'], results['depth_shape'])
+            np.testing.assert_array_equal(depth, results['img'][:, :, 0])
+        assert depth.shape == (30, 35)
+        assert len(results['depth_points']) == (depth > 0).sum() < len(before)
+
+
+def test_depth_loaded_behind_the_resize_keeps_its_resolution(prepared):
+    def pipeline(*steps):
+        return WaymoDepthDataset(str(prepared), dict(img_path='training'), pipeline=[LOAD[0], *steps])
+
+    resize = dict(type='DepthResize', scale=(96, 64))
+    packed = pipeline(resize, LOAD[1], dict(type='PackDepthInputs'))[0]
+    assert packed['inputs'].shape[1:] == (64, 96)
+    assert packed['data_samples'].gt_depth_map.shape == packed['data_samples'].ori_shape == (128, 192)
+    with pytest.raises(ValueError, match='load the depth before changing the image'):
+        pipeline(resize, LOAD[1], dict(type='DepthRandomCrop', crop_size=(32, 32)))[0]
+
+
+def test_damage_is_named(prepared, tmp_path):
+    import shutil
+
+    root = shutil.copytree(prepared, tmp_path / 'out')
+    folder = root / 'training' / made.SEGMENT
+    data = waymo(root)
+    path = folder / f'{made.FIRST}_1.npz'
+    good = path.read_bytes()
+    for content in (good[:100], b'', b'PK'):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f'{path}: cannot be read as sparse depth'):
+            data[0]
+    np.savez(path, x=np.uint16([192]), y=np.uint16([0]), depth=np.float32([1]))
+    with pytest.raises(DataError, match='does not fit its image of 192x128'):
+        data[0]
+    path.unlink()
+    with pytest.raises(DataError, match=f'{path}: no depth for'):
+        data[0]
+    with pytest.raises(DataError, match='no frame of camera REAR; prepared are FRONT, SIDE_LEFT'):
+        waymo(root, cameras=['FRONT', 'REAR'])
+    (folder / 'index.json').write_text('{}')
+    with pytest.raises(DataError, match='not an index of version 1'):
+        waymo(root)
+    (folder / 'index.json').unlink()
+    with pytest.raises(DataError, match=f'{folder}: not complete'):
+        waymo(root)
+    with pytest.raises(DataError, match='no prepared segments'):
+        WaymoDepthDataset(str(tmp_path), dict(img_path='training'))
+
+
+KITTI = dict(img_path='raw', depth_path='data_depth_annotated/val')
+
+
+def kitti(root, **more) -> KITTIDepthDataset:
+    pipeline = [dict(type='LoadImage'), dict(type='LoadDepthPNG'), dict(type='PackDepthInputs')]
+    return DATASETS.build(
+        dict(type='KITTIDepthDataset', data_root=str(root), data_prefix=KITTI, pipeline=pipeline, **more)
+    )
+
+
+def test_kitti_as_its_folders_are(tmp_path):
+    data = kitti(make_kitti(tmp_path))
+    assert len(data) == 4
+    packed = data[1]
+    sample = packed['data_samples']
+    assert sample.img_path.endswith('raw/2011_09_26/2011_09_26_drive_0001_sync/image_03/data/0000000005.png')
+    assert (sample.segment, sample.timestamp, sample.camera) == ('2011_09_26_drive_0001_sync', 5, 'image_03')
+    stored = np.asarray(Image.open(sample.depth_path)).astype(float)
+    np.testing.assert_allclose(sample.gt_depth_map.data[0].numpy(), stored / 256, rtol=1e-6)
+    assert packed['inputs'].shape[1:] == stored.shape
+    assert len(kitti(tmp_path, cameras=['image_02'])) == 2
+    subset = FewShotSubset(data, '1/2')
+    assert len({subset.get_data_info(i)['segment'] for i in range(2)}) == len(subset) // 2 == 1
+
+
+def test_kitti_damage_is_named(tmp_path):
+    data = kitti(make_kitti(tmp_path))
+    from pathlib import Path
+
+    path = Path(data.get_data_info(0)['depth_path'])
+    for content, message in (
+        (np.zeros((37, 124), np.uint8), 'holds uint8'),
+        (np.zeros((30, 124), np.uint16), 'depth map of 124x30 pixels for the image .* of 124x37'),
+    ):
+        Image.fromarray(content).save(path)
+        with pytest.raises(DataError, match=f'{path}: {message}'):
+            data[0]
+    path.write_bytes(b'no png')
+    with pytest.raises(DataError, match='does not decode'):
+        data[0]
+    path.unlink()
+    with pytest.raises(DataError, match='no depth map for'):
+        data[0]
+    with pytest.raises(DataError, match='no DRIVE/proj_depth'):
+        kitti(tmp_path, cameras=['image_00'])

@@ -1,0 +1,242 @@
+"""The depth metric against brute force, over processes, and in bounded memory; the constant answers beside it."""
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from vit22b_dense.evaluation import MeanDepthMetric, SparseDepthMetric
+from vit22b_dense.evaluation.depth_metric import SCORES
+
+NAMES = list(SCORES)
+
+
+def brute_force(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
+    """The scores of some pixels, by their definitions."""
+    ratio = np.maximum(pred / gt, gt / pred)
+    log = np.log(pred) - np.log(gt)
+    return dict(
+        zip(
+            NAMES,
+            [
+                np.mean((np.log(1 + pred) - np.log(1 + gt)) ** 2),
+                np.mean(np.abs(pred - gt) / gt),
+                np.sqrt(np.mean((pred - gt) ** 2)),
+                *(np.mean(ratio < limit) for limit in (1.1, 1.25, 1.25**2, 1.25**3)),
+                100 * np.std(log),
+            ],
+            strict=True,
+        )
+    )
+
+
+def sample(pred: np.ndarray, gt: np.ndarray | None, **meta) -> dict:
+    found = dict(pred_depth_map=dict(data=torch.from_numpy(pred)[None]), **meta)
+    if gt is not None:
+        found['gt_depth_map'] = dict(data=torch.from_numpy(gt)[None])
+    return found
+
+
+def random_case(rng: np.random.Generator, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Maps with few points, one, or none; zero and inf in both; beyond the range."""
+    shape = tuple(rng.integers(1, 9, 2))
+    gt = rng.uniform(0.1, 100, shape) * (rng.random(shape) < rng.choice([0.1, 0.5, 1]))
+    pred = gt * rng.lognormal(0, 0.3, shape) + (gt == 0) * rng.uniform(0, 90, shape)
+    if i % 7 == 0:
+        gt[:] = 0
+    if i % 5 == 0:
+        gt[rng.integers(shape[0]), rng.integers(shape[1])] = np.inf
+        pred[rng.integers(shape[0]), rng.integers(shape[1])] = rng.choice([0, np.inf])
+    if i % 3 == 0:
+        keep = gt.flat[0]
+        gt[:], gt.flat[0] = 0, keep
+    return pred.astype(np.float32), gt.astype(np.float32)
+
+
+def test_equals_brute_force_on_a_thousand_cases():
+    rng = np.random.default_rng(0)
+    metric = SparseDepthMetric(max_depth=80, min_depth=0.5)
+    pixels, images, cameras = [], [], {'FRONT': [], 'SIDE': []}
+    empty = 0
+    for i in range(1000):
+        pred, gt = random_case(rng, i)
+        camera = ('FRONT', 'SIDE')[i % 2]
+        metric.process({}, [sample(pred, gt, camera=camera)])
+        valid = np.isfinite(gt) & (gt > 0.5) & (gt <= 80)
+        p, g = np.clip(pred[valid].astype(np.float64), 0.5, 80), gt[valid].astype(np.float64)
+        empty += not len(g)
+        if len(g):
+            pixels.append((p, g))
+            cameras[camera].append((p, g))
+            images.append(brute_force(p, g))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        found = metric.evaluate(1000)
+    assert empty > 150
+    assert sum(len(g) == 1 for _, g in pixels) > 100
+    assert (found['images'], found['images_without_gt']) == (1000, empty)
+    p, g = (np.concatenate(x) for x in zip(*pixels, strict=True))
+    assert found['pixels'] == len(g)
+    expected = {f'pixel/{k}': v for k, v in brute_force(p, g).items()}
+    expected |= {f'image/{k}': np.mean([one[k] for one in images]) for k in NAMES}
+    for low, high in ((0, 20), (20, 40), (40, 80)):
+        near = (g > low) & (g <= high)
+        expected |= {f'{low}-{high}m/pixel/{k}': v for k, v in brute_force(p[near], g[near]).items()}
+        own = [brute_force(a[m], b[m]) for a, b in pixels if (m := (b > low) & (b <= high)).any()]
+        expected |= {f'{low}-{high}m/image/{k}': np.mean([one[k] for one in own]) for k in NAMES}
+    for camera, parts in cameras.items():
+        a, b = (np.concatenate(x) for x in zip(*parts, strict=True))
+        expected |= {f'camera {camera}/pixel/{k}': v for k, v in brute_force(a, b).items()}
+        own = [brute_force(*part) for part in parts]
+        expected |= {f'camera {camera}/image/{k}': np.mean([one[k] for one in own]) for k in NAMES}
+    del found['images'], found['images_without_gt'], found['pixels']
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-6)
+    assert abs(expected['pixel/abs_rel'] - expected['image/abs_rel']) > 1e-3
+
+
+def test_nothing_to_compare_with_is_reported_not_scored():
+    metric = SparseDepthMetric()
+    metric.process({}, [sample(np.ones((3, 4), np.float32), gt) for gt in (None, np.zeros((3, 4), np.float32))])
+    found = metric.evaluate(2)
+    assert (found['images'], found['images_without_gt'], found['pixels']) == (2, 2, 0)
+    assert np.isnan(found['pixel/abs_rel'])
+    assert np.isnan(found['image/rmse'])
+
+
+def test_a_prediction_that_is_no_number_is_not_hidden():
+    metric = SparseDepthMetric()
+    metric.process({}, [sample(np.full((2, 2), np.nan, np.float32), np.ones((2, 2), np.float32))])
+    found = metric.evaluate(1)
+    assert all(np.isnan(found[f'pixel/{name}']) for name in NAMES)
+
+
+def test_garg_crop_and_cap():
+    """The slices as KITTI's evaluations write them."""
+    rng = np.random.default_rng(0)
+    gt = rng.uniform(1, 100, (375, 1242)).astype(np.float32)
+    pred = (gt * rng.lognormal(0, 0.2, gt.shape)).astype(np.float32)
+    metric = SparseDepthMetric(crop='garg', max_depth=80)
+    metric.process({}, [sample(pred, gt)])
+    inside = np.s_[153:371, 44:1197]
+    p, g = pred[inside].ravel(), gt[inside].ravel()
+    p, g = np.clip(p[g <= 80], 1e-3, 80).astype(float), g[g <= 80].astype(float)
+    found = metric.evaluate(1)
+    assert found['pixels'] == len(g)
+    assert {k: found[f'pixel/{k}'] for k in NAMES} == pytest.approx(brute_force(p, g))
+    with pytest.raises(ValueError, match="crop='gart'"):
+        SparseDepthMetric(crop='gart')
+    with pytest.raises(ValueError, match='differ in size'):
+        metric.process({}, [sample(pred[:5], gt)])
+
+
+def test_the_protocol_is_printed(monkeypatch):
+    said = []
+    monkeypatch.setattr('vit22b_dense.evaluation.depth_metric.print_log', lambda text, logger: said.append(text))
+    metric = SparseDepthMetric(crop='garg', max_depth=80)
+    ones = np.ones((20, 30), np.float32)
+    metric.process({}, [sample(ones, ones, camera='image_02'), sample(ones, 0 * ones)])
+    metric.evaluate(2)
+    assert 'garg crop; ground truth in (0.001, 80] m, predictions cut to it' in said[0]
+    assert 'resolution of the ground truth (30x20 pixels)' in said[0]
+    assert '2 images, 1 of them without ground truth' in said[0]
+    assert "'pixel' averages over all pixels" in said[0]
+    assert 'camera image_02' in said[0]
+
+
+def test_memory_does_not_grow_with_images():
+    def held(value, seen) -> int:
+        """Bytes of everything reachable."""
+        if id(value) in seen:
+            return 0
+        seen.add(id(value))
+        if isinstance(value, np.ndarray):
+            return value.nbytes
+        if isinstance(value, torch.Tensor):
+            return value.numel() * value.element_size()
+        if isinstance(value, dict):
+            parts = [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            parts = value
+        else:
+            parts = vars(value).values() if hasattr(value, '__dict__') else []
+        return 64 + sum(held(part, seen) for part in parts)
+
+    for metric in (SparseDepthMetric(), MeanDepthMetric()):
+        sizes = []
+        for i in range(60):
+            gt = np.full((50, 60), 1 + i % 60, np.float32)
+            metric.process({}, [sample(gt, gt, camera='FRONT')])
+            sizes.append(held(vars(metric), set()))
+        assert abs(sizes[-1] - sizes[45]) < 500
+        assert sizes[-1] < 200_000
+
+
+def test_mean_depth_equals_the_metric_of_a_constant_map():
+    rng = np.random.default_rng(0)
+    maps = [np.round(rng.uniform(1, 90, (20, 30)) * (rng.random((20, 30)) < 0.3), 2) for _ in range(8)]
+    maps = [m.astype(np.float32) for m in maps]
+    metric = MeanDepthMetric(max_depth=80)
+    for gt in maps:
+        metric.process({}, [sample(gt, gt)])
+    found = metric.evaluate(8)
+    gt = np.concatenate([m[(m > 0) & (m <= 80)] for m in maps]).astype(float)
+    for name, constant in (('mean_depth', gt.mean()), ('mean_log_depth', np.expm1(np.log1p(gt).mean()))):
+        assert found[f'{name}/metres'] == pytest.approx(constant, abs=0.02)
+        own = SparseDepthMetric(max_depth=80)
+        for m in maps:
+            own.process({}, [sample(np.full_like(m, found[f'{name}/metres']), m)])
+        expected = own.evaluate(8)
+        for key in NAMES:
+            assert found[f'{name}/{key}'] == pytest.approx(expected[f'pixel/{key}'], rel=0.02, abs=1e-3)
+    assert found['mean_log_depth/mse_log'] < found['mean_depth/mse_log']
+
+
+def cases(count: int) -> list[dict]:
+    rng = np.random.default_rng(3)
+    return [sample(*random_case(rng, i), camera=f'C{i % 3}') for i in range(count)]
+
+
+def _evaluate_in_a_process(rank: int, world: int, count: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=world)
+    turns = -(-count // world)
+    places = [(i * world + rank) % count for i in range(turns)]  # as mmengine's sampler deals them out
+    data, found = cases(count), []
+    for metric in (SparseDepthMetric(), MeanDepthMetric()):
+        for place in places:
+            metric.process({}, [data[place]])
+        found.append(metric.evaluate(count))
+    torch.save(found, f'{folder}/{rank}.pt')
+    torch.distributed.barrier()
+    os._exit(0)
+
+
+@pytest.mark.parametrize(('world', 'count'), [(2, 7), (3, 1)])
+def test_processes_give_what_one_gives(tmp_path, world, count):
+    alone = []
+    for metric in (SparseDepthMetric(), MeanDepthMetric()):
+        metric.process({}, cases(count))
+        alone.append(metric.evaluate(count))
+    context = torch.multiprocessing.get_context('spawn')
+    workers = [
+        context.Process(target=_evaluate_in_a_process, args=(rank, world, count, str(tmp_path)))
+        for rank in range(world)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    for rank in range(world):
+        for found, expected in zip(torch.load(tmp_path / f'{rank}.pt'), alone, strict=True):
+            assert found == pytest.approx(expected, rel=1e-9, nan_ok=True)
+
+
+def test_the_sampler_deals_as_the_metric_assumes(monkeypatch):
+    from mmengine.dataset import DefaultSampler
+
+    for rank in range(2):
+        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda rank=rank: (rank, 2))
+        assert list(DefaultSampler(range(5), shuffle=False)) == [(i * 2 + rank) % 5 for i in range(3)]

@@ -1,0 +1,98 @@
+"""The toy street in Waymo's schema: through the preparer it gives the depth that its cameras see."""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import REPO
+
+from vit22b_dense.datasets.toy_street import Camera, make_street, render, sample_light, write_waymo
+from vit22b_dense.datasets.toy_street import waymo as toy
+from vit22b_dense.datasets.waymo.prepare import Job, prepare
+from vit22b_dense.datasets.waymo.types import Settings
+from vit22b_dense.errors import UserError
+
+SIZE = (96, 144)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """One training segment with a front and a side camera."""
+    root = tmp_path_factory.mktemp('toy') / 'street'
+    assert write_waymo(root, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')) == 1
+    return root
+
+
+def test_prepared_depth_is_what_the_camera_sees(made, tmp_path):
+    totals = prepare(Job(made, tmp_path, 'training', Settings((1, 4), (1, 2, 3, 4, 5), (1,))), lambda line: None)
+    assert str(totals).startswith('6 frames written, 0 of these without LiDAR points, 0 skipped')
+    base = tmp_path / 'training'
+    index = json.loads(next(base.glob('*/index.json')).read_text())
+    sequence = np.random.SeedSequence((0, 1, 1, 22))
+    street = make_street(int(sequence.generate_state(1, np.uint64)[0]))
+    light = sample_light(np.random.default_rng(sequence))
+    eyes, _ = toy.calibrations(SIZE, ('FRONT', 'SIDE_LEFT'))
+    for place, frame in enumerate(index['frames']):
+        number = frame['camera']
+        eye = eyes[number]
+        x = toy._car_x((place // 2 - 1) * toy._STEP + toy._CAMERA_DELAY[number])
+        pose = toy._transform(0.0, (x, 0, 0)) @ eye.extrinsic
+        camera = Camera(SIZE[1], SIZE[0], float(eye.intrinsic[0]), pose)
+        view = render(street, camera, np.random.default_rng(0), light)
+        with np.load(base / frame['depth']) as stored:
+            y, x, depth = stored['y'], stored['x'], stored['depth']
+        assert len(depth) > 0.05 * SIZE[0] * SIZE[1]
+        # A pixel here is as wide as 13 of Waymo's: compare with the nearest of the pixel and its neighbours.
+        seen = np.where(view.depth > 0, view.depth, np.inf)
+        near, far = cv2.erode(seen, np.ones((3, 3))), cv2.dilate(view.depth, np.ones((3, 3)))
+        assert ((depth > 0.98 * near[y, x]) & (depth < 1.02 * far[y, x])).mean() > 0.97
+        middle = np.abs(depth / view.depth[y, x].clip(1e-6) - 1) < 0.05
+        assert middle.mean() > 0.75
+        image = cv2.imread(str(base / frame['image']))
+        assert image.shape == (*SIZE, 3)
+        # The same picture but for its grain and the JPEG: about 4; one from 30 cm higher differs by 13 and more.
+        assert np.abs(image[..., ::-1].astype(float) - view.image).mean() < 7
+
+
+def test_sweep_moves_and_far_or_lost_rays_have_no_return():
+    frame = next(toy.segment_frames(0, 'validation', 1, SIZE))
+    top = frame.scans[1]
+    assert np.linalg.norm(top.pixel_pose[0, 0, 3:] - top.pixel_pose[0, -1, 3:]) == pytest.approx(0.6, abs=0.02)
+    ranges = top.range_images[1][..., 0]
+    assert ranges.max() < 75
+    assert 0.3 < (ranges > 0).mean() < 0.97
+    assert set(np.unique(top.projections[1][ranges <= 0])) == {0.0}
+    assert all(scan.pixel_pose is None for n, scan in frame.scans.items() if n > 1)
+
+
+def test_files_depend_on_seed_alone_and_are_completed(made, tmp_path):
+    again = tmp_path / 'again'
+    assert write_waymo(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')) == 1
+    files = sorted(made.rglob('*.parquet'))
+    assert len(files) == 7
+    assert all(path.read_bytes() == (again / path.relative_to(made)).read_bytes() for path in files)
+    assert write_waymo(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')) == 0
+    (again / files[0].relative_to(made)).unlink()
+    assert write_waymo(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')) == 1
+    with pytest.raises(UserError, match='other parameters'):
+        write_waymo(again, 1, 0, SIZE)
+    with pytest.raises(UserError, match=r"cameras=\['BACK'\]"):
+        write_waymo(tmp_path / 'never', 1, 0, SIZE, cameras=('BACK',))
+
+
+def test_the_tool_makes_it(tmp_path, monkeypatch, capsys):
+    import runpy
+
+    out = tmp_path / 'street'
+    call = ['make_toy_street.py', str(out), '--format', 'waymo', '--train', '1', '--val', '0', '--size', '28x42',
+            '--workers', '1']  # fmt: skip
+    monkeypatch.setattr(sys, 'argv', call)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(REPO / 'tools/make_toy_street.py'), run_name='__main__')
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert '1/1 segments' in said
+    assert 'next, tools/prepare_waymo.py' in said
+    assert len(list(out.rglob('*.parquet'))) == 7

@@ -1,0 +1,39 @@
+"""A prepared segment on disk, and its index.
+
+Layout, under OUT/SPLIT:
+
+    SEGMENT/TIMESTAMP_CAMERA.jpg   the released JPEG bytes, unchanged
+    SEGMENT/TIMESTAMP_CAMERA.npz   `x`, `y` uint16 pixel columns and rows; `depth` float32 z-depth, metres;
+                                   each (N,), every pixel once, its nearest return; N may be 0
+    SEGMENT/index.json             written last: `version`, `segment`, `settings`, `frames` and `skipped`
+
+Each of `frames` has `timestamp` (microseconds), `camera` (1-5), `camera_name`, `width`, `height`, `points`
+and the paths `image` and `depth` relative to OUT/SPLIT. A frame no LiDAR point reaches is written, with empty
+arrays and `points` 0: an evaluation has to know of it. Each of `skipped` has `timestamp`, `camera`, `reason`
+and `detail`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+INDEX = 'index.json'
+VERSION = 1
+
+
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """The index of a prepared segment's folder; None where the segment is not complete.
+
+    Raises:
+        ValueError: the file is no index of this version.
+        OSError: it cannot be read.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return None
+    if not isinstance(index, dict) or index.get('version') != VERSION:
+        raise ValueError(f'{folder / INDEX}: not an index of version {VERSION}')
+    return index

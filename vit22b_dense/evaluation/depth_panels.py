@@ -1,0 +1,165 @@
+"""Pictures of depth: image, LiDAR points, prediction and error, with colour bars in metres."""
+
+import cv2
+import numpy as np
+from mmengine.visualization import Visualizer
+from mmseg.registry import VISUALIZERS
+from mmseg.structures import SegDataSample
+from PIL import Image, ImageDraw, ImageFont
+
+from .panels import INK, PAPER, compose
+
+WIDTH = 480  # of one panel, pixels; smaller images are enlarged, larger ones shrunk
+BAR, TICK_FONT = 14, 13
+NEAREST, ERROR = 2.0, 10.0  # metres at the near end of the depth's colours, and at the ends of the error's
+BLUE, RED, MIDDLE = (np.array(colour, float) for colour in ((33, 102, 220), (215, 40, 40), (235, 235, 235)))
+
+_TURBO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]  # (256, 3) RGB
+
+
+def depth_colours(depth: np.ndarray, max_depth: float, min_depth: float = NEAREST) -> np.ndarray:
+    """Depth in metres, any shape, to RGB uint8 ``(…, 3)``: near is red, far is blue, in equal ratios."""
+    share = np.log(np.clip(depth, min_depth, max_depth) / min_depth) / np.log(max_depth / min_depth)
+    return _TURBO[np.round(255 * (1 - share)).astype(np.uint8)]
+
+
+def error_colours(error: np.ndarray) -> np.ndarray:
+    """Prediction less ground truth in metres, any shape, to RGB: blue is too near, red too far."""
+    share = np.clip(_bend(error) / _bend(ERROR), -1, 1)[..., None]
+    side = np.where(share < 0, BLUE, RED)
+    return (MIDDLE + np.abs(share) * (side - MIDDLE)).astype(np.uint8)
+
+
+def _bend(error: np.ndarray | float) -> np.ndarray | float:
+    """A scale that is even near 0 and logarithmic far from it."""
+    return np.arcsinh(2 * np.asarray(error))
+
+
+def _splat(image: np.ndarray, x: np.ndarray, y: np.ndarray, colours: np.ndarray, order: np.ndarray, size: int) -> None:
+    """Paint squares into an image, in an order: the last ones stay on top."""
+    for dy in range(size):
+        for dx in range(size):
+            rows = np.clip(y[order] + dy - size // 2, 0, image.shape[0] - 1)
+            image[rows, np.clip(x[order] + dx - size // 2, 0, image.shape[1] - 1)] = colours[order]
+
+
+def _bar(width: int, colours: np.ndarray, ticks: list[tuple[float, str]]) -> np.ndarray:
+    """A colour bar with ticks below, ``(H, width, 3)``; tick places are shares of the width."""
+    font = ImageFont.load_default(TICK_FONT)
+    sheet = Image.new('RGB', (width, BAR + 24), PAPER)
+    sheet.paste(Image.fromarray(np.ascontiguousarray(np.broadcast_to(colours[None], (BAR, width, 3)))), (0, 4))
+    draw = ImageDraw.Draw(sheet)
+    for place, text in ticks:
+        x = round(place * (width - 1))
+        draw.line((x, BAR + 4, x, BAR + 7), INK)
+        half = font.getlength(text) / 2
+        draw.text((min(max(x - half, 0), width - 2 * half - 1), BAR + 8), text, INK, font)
+    return np.asarray(sheet)
+
+
+def depth_bar(width: int, max_depth: float) -> np.ndarray:
+    """The colours of `depth_colours` with their metres."""
+    metres = np.geomspace(NEAREST, max_depth, width)
+    marks = [m for m in (2, 5, 10, 20, 40, 80, 160) if m <= max_depth]
+    if max_depth not in marks:
+        marks = [m for m in marks if m < 0.8 * max_depth] + [max_depth]
+    span = np.log(max_depth / NEAREST)
+    ticks = [(float(np.log(m / NEAREST) / span), f'{m:g} m' if m == marks[-1] else f'{m:g}') for m in marks]
+    return _bar(width, depth_colours(metres, max_depth), ticks)
+
+
+def error_bar(width: int) -> np.ndarray:
+    """The colours of `error_colours` with their metres."""
+    error = np.sinh(np.linspace(-1, 1, width) * _bend(ERROR)) / 2
+    marks = (-ERROR, -3, -1, 0, 1, 3, ERROR)
+    ticks = [
+        (float(_bend(m) / _bend(ERROR) + 1) / 2, f'{m:+g} m' if m == ERROR else f'{m:+g}' if m else '0') for m in marks
+    ]
+    return _bar(width, error_colours(error), ticks)
+
+
+def depth_panel(image: np.ndarray, prediction: np.ndarray, gt: np.ndarray | None, max_depth: float) -> np.ndarray:
+    """Image, LiDAR points, predicted depth and error, in two rows.
+
+    Args:
+        image: RGB uint8 ``(H, W, 3)``.
+        prediction: metres ``(H, W)``.
+        gt: metres ``(H, W)``, 0 = none; None leaves its panels out.
+        max_depth: the far end of the colours, metres.
+
+    Returns:
+        RGB uint8.
+    """
+    height, width = image.shape[:2]
+    size = (WIDTH, round(height * WIDTH / width))
+    photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width > WIDTH else cv2.INTER_LINEAR)
+    predicted = depth_colours(cv2.resize(prediction.astype(np.float32), size), max_depth)
+    blank = np.full((BAR + 24, WIDTH, 3), 255, np.uint8)
+    bar = depth_bar(WIDTH, max_depth)
+    panels = [('image', np.concatenate([photo, blank])), ('predicted depth', np.concatenate([predicted, bar]))]
+    if gt is None:
+        return compose(panels)
+    y, x = np.nonzero(gt)
+    depth, answer = gt[y, x], prediction[y, x]
+    places = ((x + 0.5) * size[0] / width).astype(int), ((y + 0.5) * size[1] / height).astype(int)
+    grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[:, :, None] // 3, 3, 2)
+    lidar, error = grey.copy(), grey.copy()
+    order = np.argsort(-depth, kind='stable')
+    _splat(lidar, *places, depth_colours(depth, max_depth), order, 2)
+    _splat(error, *places, error_colours(answer - depth), order, 2)
+    panels.insert(1, (f'LiDAR, {len(depth)} points', np.concatenate([lidar, bar])))
+    mean = f'{np.abs(answer - depth).mean():.2f} m' if len(depth) else 'none'
+    panels.append((f'error, mean {mean}: blue is too near, red too far', np.concatenate([error, error_bar(WIDTH)])))
+    rows = [compose(panels[:2]), compose(panels[2:])]
+    return np.concatenate(rows)
+
+
+@VISUALIZERS.register_module()
+class DepthPanelVisualizer(Visualizer):
+    """A visualizer that draws depth; ``tools/test.py --show-dir`` and `SegVisualizationHook` call it.
+
+    Args:
+        max_depth: the far end of the colours, metres.
+        name, vis_backends, save_dir: as in mmengine.
+    """
+
+    def __init__(
+        self,
+        max_depth: float = 80.0,
+        name: str = 'visualizer',
+        vis_backends: list[dict] | None = None,
+        save_dir: str | None = None,
+    ) -> None:
+        super().__init__(name, vis_backends=vis_backends, save_dir=save_dir)
+        self.max_depth = max_depth
+
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: SegDataSample | None = None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        show: bool = False,
+        wait_time: float = 0,
+        out_file: str | None = None,
+        step: int = 0,
+    ) -> None:
+        """Draw one sample; the arguments are those of mmseg's `SegLocalVisualizer`.
+
+        Args:
+            image: RGB uint8 ``(H, W, 3)``.
+            data_sample: with ``pred_depth_map``, and ``gt_depth_map`` where there is one, of the image's size.
+        """
+
+        def depth(field: str) -> np.ndarray:
+            return data_sample.get(field).data.squeeze(0).float().cpu().numpy()
+
+        with_gt = draw_gt and 'gt_depth_map' in data_sample
+        drawn = depth_panel(image, depth('pred_depth_map'), depth('gt_depth_map') if with_gt else None, self.max_depth)
+        if show:
+            self.show(drawn, win_name=name, wait_time=wait_time)
+        if out_file is not None:
+            Image.fromarray(drawn).save(out_file)
+        else:
+            self.add_image(name, drawn, step)
