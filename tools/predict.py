@@ -75,7 +75,7 @@ def main() -> int:
             skipped.append(path)
             print(f'skipped: {error}', file=sys.stderr)
             continue
-        save_png(args.out_dir / f'{place}.png', labels + segmenter.label_offset)
+        save_png(args.out_dir / f'{place}.png', segmenter.values[labels])
         save_png(args.out_dir / f'{place}_picture.png', segmenter.picture(image, labels))
         left = (time.time() - start) / done * (len(images) - done)
         print(f'{done}/{len(images)} {path}, {left:.0f} s left', flush=True)

@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from ..checkpoint import load_weights, read_checkpoint, state_dict_of
+from ..errors import UserError
 from ..evaluation.panels import segmentation_panel
 
 # what reads ground truth, and so has nothing to read here
@@ -26,13 +27,16 @@ class Segmenter:
 
     Attributes:
         classes: names. palette: RGB of each class.
-        label_offset: what is added to class numbers in label files: 1 for data sets whose 0 is 'ignored'.
+        values: ``(classes,)`` uint8, each class's value in the data set's label files.
 
     Raises:
+        UserError: the config is not one of segmentation.
         CheckpointError: the weights cannot be read or do not fit.
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path) -> None:
+        if 'num_classes' not in cfg.model.decode_head:
+            raise UserError(f'{cfg.filename}: not a segmentation config; tools/test.py --show-dir shows depth')
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         self.model = MODELS.build(cfg.model)
         load_weights(self.model, state_dict_of(read_checkpoint(checkpoint)), checkpoint)
@@ -43,7 +47,10 @@ class Segmenter:
         # the data set tells its classes without looking for its files
         dataset = DATASETS.build(dict(type=data.type, metainfo=data.get('metainfo'), lazy_init=True, ann_file=''))
         self.classes, self.palette = dataset.metainfo['classes'], dataset.metainfo['palette']
-        self.label_offset = int(dataset.metainfo['reduce_zero_label'])
+        # stored = class + 1 where 0 is 'ignored'; a data set read with some of its classes numbers them anew
+        stored = {new: old for old, new in (dataset.label_map or {}).items() if new != 255}
+        offset = int(dataset.metainfo['reduce_zero_label'])
+        self.values = np.array([stored.get(i, i) + offset for i in range(len(self.classes))], np.uint8)
 
     @torch.no_grad()
     def predict(self, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
