@@ -64,7 +64,8 @@ def test_linear_head_learns_the_logarithm_and_predicts_metres():
 @pytest.mark.parametrize('head', [LinearDepthHead, DPTDepthHead])
 def test_images_without_lidar_count_for_nothing(head):
     torch.manual_seed(0)
-    head = head(in_channels=8)
+    small = dict(channels=16, post_process_channels=(8, 8, 8, 8)) if head is DPTDepthHead else {}
+    head = head(in_channels=8, **small)
     maps, depth = torch.randn(3, 8, 4, 4), sparse(3, (56, 56))
     depth[1] = 0
     depth[2, 0, 0, 0] = torch.inf
