@@ -58,10 +58,9 @@ def test_internvit_equals_transformers_forward_and_gradients():
     (expected * direction).mean().backward()
     gradients = convert_from_transformers({n: p.grad for n, p in theirs.named_parameters()}, 4)
     for name, param in ours.named_parameters():
-        assert gradients[name].abs().max() > 0, name
-        torch.testing.assert_close(
-            param.grad, gradients[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f'{n}: {m}'
-        )
+        scale = gradients[name].abs().max()
+        assert scale > 0, name
+        assert (param.grad - gradients[name]).abs().max() <= 1e-5 * scale, name
 
 
 def test_a_sequential_block_is_torchs_own():
