@@ -129,7 +129,7 @@ def test_clear_errors(folder, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match='no safetensors'):
         HFBackbone(str(folder)).init_weights()
     monkeypatch.setitem(sys.modules, 'transformers', None)
-    with pytest.raises(UserError, match=r'pip install "vit22b_dense\[hf\]"'):
+    with pytest.raises(UserError, match='pip install "transformers>=5'):
         HFBackbone(str(folder))
 
 

@@ -212,7 +212,7 @@ def test_without_pyarrow_it_says_what_to_install(root: Path, tmp_path: Path) -> 
     call = command(root, tmp_path / 'out')
     done = subprocess.run(call, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 1
-    assert "pip install 'vit22b_dense[waymo]'" in done.stderr
+    assert "pip install 'pyarrow>=16'" in done.stderr
     assert 'Traceback' not in done.stderr
     again = subprocess.run([*call[:2], '--help'], capture_output=True, text=True, env=env, check=False)
     assert again.returncode == 0

@@ -24,7 +24,9 @@ def import_transformers() -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise UserError(f'HFBackbone needs transformers ({error}): pip install "vit22b_dense[hf]"') from error
+        raise UserError(
+            f'HFBackbone needs transformers ({error}), the extra "hf": pip install "transformers>=5,<6"'
+        ) from error
     return transformers
 
 

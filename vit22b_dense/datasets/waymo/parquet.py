@@ -23,8 +23,7 @@ try:
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
     raise UserError(
-        "Waymo's files need pyarrow, which is not installed: pip install 'pyarrow>=16', or this package with the "
-        "extra: pip install 'vit22b_dense[waymo]'"
+        "Waymo's files need pyarrow, which is not installed (the extra 'waymo'): pip install 'pyarrow>=16'"
     ) from error
 
 SEGMENT_KEY, TIME_KEY = 'key.segment_context_name', 'key.frame_timestamp_micros'
