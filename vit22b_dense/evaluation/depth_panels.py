@@ -2,12 +2,11 @@
 
 import cv2
 import numpy as np
-from mmengine.visualization import Visualizer
 from mmseg.registry import VISUALIZERS
 from mmseg.structures import SegDataSample
 from PIL import Image, ImageDraw, ImageFont
 
-from .panels import INK, PAPER, compose
+from .panels import INK, PAPER, PanelVisualizer, compose, field_of
 
 WIDTH = 480  # of one panel, pixels; smaller images are enlarged, larger ones shrunk
 BAR, TICK_FONT = 14, 13
@@ -115,8 +114,8 @@ def depth_panel(image: np.ndarray, prediction: np.ndarray, gt: np.ndarray | None
 
 
 @VISUALIZERS.register_module()
-class DepthPanelVisualizer(Visualizer):
-    """A visualizer that draws depth; ``tools/test.py --show-dir`` and `SegVisualizationHook` call it.
+class DepthPanelVisualizer(PanelVisualizer):
+    """Image, LiDAR points (``gt_depth_map``), predicted depth (``pred_depth_map``) and error.
 
     Args:
         max_depth: the far end of the colours, metres.
@@ -133,33 +132,8 @@ class DepthPanelVisualizer(Visualizer):
         super().__init__(name, vis_backends=vis_backends, save_dir=save_dir)
         self.max_depth = max_depth
 
-    def add_datasample(
-        self,
-        name: str,
-        image: np.ndarray,
-        data_sample: SegDataSample | None = None,
-        draw_gt: bool = True,
-        draw_pred: bool = True,
-        show: bool = False,
-        wait_time: float = 0,
-        out_file: str | None = None,
-        step: int = 0,
-    ) -> None:
-        """Draw one sample; the arguments are those of mmseg's `SegLocalVisualizer`.
-
-        Args:
-            image: RGB uint8 ``(H, W, 3)``.
-            data_sample: with ``pred_depth_map``, and ``gt_depth_map`` where there is one, of the image's size.
-        """
-
-        def depth(field: str) -> np.ndarray:
-            return data_sample.get(field).data.squeeze(0).float().cpu().numpy()
-
-        with_gt = draw_gt and 'gt_depth_map' in data_sample
-        drawn = depth_panel(image, depth('pred_depth_map'), depth('gt_depth_map') if with_gt else None, self.max_depth)
-        if show:
-            self.show(drawn, win_name=name, wait_time=wait_time)
-        if out_file is not None:
-            Image.fromarray(drawn).save(out_file)
-        else:
-            self.add_image(name, drawn, step)
+    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
+        """See `depth_panel`; there is no picture without a prediction."""
+        return depth_panel(
+            image, field_of(sample, 'pred_depth_map'), field_of(sample, 'gt_depth_map', with_gt), self.max_depth
+        )

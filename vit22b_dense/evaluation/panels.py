@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+from mmengine.visualization import Visualizer
 from mmseg.registry import VISUALIZERS
 from mmseg.structures import SegDataSample
-from mmseg.visualization import SegLocalVisualizer
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PAPER = (32, 32, 32), (255, 255, 255)
@@ -98,12 +98,15 @@ def segmentation_panel(
     return compose(panels, legend)
 
 
-@VISUALIZERS.register_module()
-class SegPanelVisualizer(SegLocalVisualizer):
-    """mmseg's visualizer that draws image, label and prediction side by side, with a legend.
+class PanelVisualizer(Visualizer):
+    """A visualizer whose pictures of a sample are made by `draw`.
 
-    ``tools/test.py --show-dir`` and mmseg's ``SegVisualizationHook`` call it.
+    ``tools/test.py --show-dir`` and mmseg's ``SegVisualizationHook`` call `add_datasample`.
     """
+
+    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
+        """The picture of a sample: RGB uint8, from the image, RGB uint8 ``(H, W, 3)``."""
+        raise NotImplementedError
 
     def add_datasample(
         self,
@@ -117,28 +120,36 @@ class SegPanelVisualizer(SegLocalVisualizer):
         out_file: str | None = None,
         step: int = 0,
     ) -> None:
-        """Draw one sample; the arguments are those of `SegLocalVisualizer`.
+        """Draw one sample; the arguments are those of mmseg's ``SegLocalVisualizer``.
 
         Args:
             image: RGB uint8 ``(H, W, 3)``.
-            data_sample: with ``gt_sem_seg`` and ``pred_sem_seg`` of the image's size, either may be missing.
+            data_sample: with ground truth and prediction of the image's size, either may be missing.
         """
-
-        def labels(wanted: bool, field: str) -> np.ndarray | None:
-            if not wanted or data_sample is None or field not in data_sample:
-                return None
-            return data_sample.get(field).data.squeeze(0).cpu().numpy()
-
-        drawn = segmentation_panel(
-            image,
-            labels(draw_pred, 'pred_sem_seg'),
-            labels(draw_gt, 'gt_sem_seg'),
-            self.dataset_meta['classes'],
-            self.dataset_meta['palette'],
-        )
+        drawn = self.draw(image, data_sample or SegDataSample(), draw_gt, draw_pred)
         if show:
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:
             Image.fromarray(drawn).save(out_file)
         else:
             self.add_image(name, drawn, step)
+
+
+def field_of(sample: SegDataSample, name: str, wanted: bool = True) -> np.ndarray | None:
+    """A sample's map ``(1, H, W)`` as an array ``(H, W)``; None where it is missing or not wanted."""
+    return sample.get(name).data.squeeze(0).cpu().numpy() if wanted and name in sample else None
+
+
+@VISUALIZERS.register_module()
+class SegPanelVisualizer(PanelVisualizer):
+    """Image, label (``gt_sem_seg``) and prediction (``pred_sem_seg``) side by side, with a legend."""
+
+    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
+        """See `segmentation_panel`."""
+        return segmentation_panel(
+            image,
+            field_of(sample, 'pred_sem_seg', with_pred),
+            field_of(sample, 'gt_sem_seg', with_gt),
+            self.dataset_meta['classes'],
+            self.dataset_meta['palette'],
+        )

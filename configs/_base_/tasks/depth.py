@@ -3,25 +3,8 @@
 Pictures are never scaled at random: the size of things tells their distance.
 """
 
-_base_ = ['../schedule.py']
+_base_ = ['../loaders.py']
 
 inference = dict(mode='whole')
-train_dataloader = dict(
-    batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='SeededInfiniteSampler', shuffle=True),
-    dataset=dict(
-        type='SeededDataset',
-        dataset=dict(type='FewShotSubset', fraction=_base_.fraction, seed=int('{{$VIT22B_SEED:0}}')),
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
-test_dataloader = val_dataloader
 val_evaluator = dict(type='SparseDepthMetric')
 test_evaluator = val_evaluator

@@ -1,6 +1,6 @@
 """What the segmentation data sets share; a task file adds where its data lies and which classes it has."""
 
-_base_ = ['../schedule.py']
+_base_ = ['../loaders.py']
 
 crop_size = (504, 504)
 inference = dict(mode='slide', crop_size=crop_size, stride=(336, 336))
@@ -13,22 +13,5 @@ augmentation = [
 ]
 test_resize = dict(type='Resize', scale=(2048, 504), keep_ratio=True)
 
-train_dataloader = dict(
-    batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='SeededInfiniteSampler', shuffle=True),
-    dataset=dict(
-        type='SeededDataset',
-        dataset=dict(type='FewShotSubset', fraction=_base_.fraction, seed=int('{{$VIT22B_SEED:0}}')),
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
-test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
