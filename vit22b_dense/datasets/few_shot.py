@@ -69,6 +69,11 @@ def select(names: Sequence[str], units: Sequence[str], fraction: Fraction, seed:
     return sorted((i for i, unit in enumerate(units) if unit in kept), key=lambda i: (names[i], i))
 
 
+def digest(names: Sequence[str]) -> str:
+    """A fingerprint of a subset: SHA-256, as hexadecimal digits, of its sorted names, a line each, in UTF-8."""
+    return hashlib.sha256(''.join(f'{name}\n' for name in sorted(names)).encode()).hexdigest()
+
+
 @DATASETS.register_module()
 class FewShotSubset:
     """A fraction of a data set: nested (1/16 lies inside 1/8, and so on) and the same everywhere.
@@ -130,6 +135,12 @@ class FewShotSubset:
         """Positions of the chosen samples in the wrapped data set."""
         self.full_init()
         return self._indices
+
+    @property
+    def names(self) -> list[str]:
+        """The chosen samples' image paths relative to the data root, sorted."""
+        names = sample_names(self.dataset)
+        return sorted(names[i] for i in self.indices)
 
     def get_data_info(self, idx: int) -> dict:
         """The information of a chosen sample."""

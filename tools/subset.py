@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""Tell which few-shot subset a config trains on: its size, a digest to publish, and rare or missing classes."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+from prettytable import PrettyTable
+
+from vit22b_dense.datasets.class_counts import count_classes
+from vit22b_dense.datasets.few_shot import FewShotSubset, digest
+from vit22b_dense.engine.config import AXES, add_config_arguments, check_data, load_config
+from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.files import write_atomically
+
+RARE = 10  # images
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog='Example: tools/subset.py configs/ade20k/linear.py --fraction 1/16 --seed 0'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--write', type=Path, metavar='LIST', help='write the names of the images there, a line each')
+    parser.add_argument('--verify', type=Path, metavar='LIST', help='compare with such a list; exit status 1 if other')
+    add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def progress_line(start: float, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        left = (time.time() - start) / done * (total - done)
+        print(f'\r{done}/{total} label maps, {left:.0f} s left  ', end='' if done < total else '\n', file=sys.stderr)
+
+
+def class_table(subset: FewShotSubset, num_classes: int) -> str:
+    start = time.time()
+    pixels, images = count_classes(subset, num_classes, lambda done, total: progress_line(start, done, total))
+    table = PrettyTable(['class', 'pixels', 'share %', 'images', ''], align='r')
+    total = max(int(pixels.sum()), 1)
+    for name, p, n in zip(subset.metainfo['classes'], pixels, images, strict=True):
+        remark = 'missing' if not n else 'rare' if n < RARE else ''
+        table.add_row([name, f'{p:,}', f'{100 * p / total:.2f}', n, remark])
+    missing, rare = int((images == 0).sum()), int(((images > 0) & (images < RARE)).sum())
+    return f'{table}\n{missing} of {num_classes} classes missing, {rare} rare (in fewer than {RARE} images)'
+
+
+def verify(path: Path, names: list[str]) -> bool:
+    """Compare with a list and say what differs."""
+    if not path.is_file():
+        raise UserError(f'{path}: no such list')
+    listed = {line for line in path.read_text(encoding='utf-8').splitlines() if line}
+    for title, some in (('only in the list', listed - set(names)), ('not in the list', set(names) - listed)):
+        if some:
+            print(f'{title} ({len(some)}): {", ".join(sorted(some)[:5])}{", …" if len(some) > 5 else ""}')
+    same = listed == set(names)
+    print(f'{path}: {"the same subset" if same else "another subset"}')
+    return same
+
+
+def main() -> int:
+    args = parse_args()
+    cfg = load_config(args.config, {axis: getattr(args, axis) for axis in AXES}, args.cfg_options)
+    check_data(cfg, ('train_dataloader',))
+    init_default_scope(cfg.default_scope)
+    subset = DATASETS.build(cfg.train_dataloader.dataset.dataset)
+    names = subset.names
+    print(f'{len(names)} of {len(subset.dataset)} images (fraction {subset.fraction}, seed {subset.seed})')
+    print(f'digest {digest(names)}')
+    num_classes = cfg.model.decode_head.get('num_classes')
+    if num_classes:
+        print(class_table(subset, num_classes))
+    if args.write:
+        write_atomically(args.write, ''.join(f'{name}\n' for name in names))
+        print(f'names written to {args.write}')
+    return 0 if args.verify is None or verify(args.verify, names) else 1
+
+
+if __name__ == '__main__':
+    run_tool(main)
