@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from PIL import Image
 
 from vit22b_dense.engine.config import load_config
+from vit22b_dense.engine.predict import Segmenter
 
 CONFIG = REPO / 'configs/demo/linear.py'
 
@@ -78,3 +79,23 @@ def test_clear_errors(checkpoint, tmp_path, run_tool):
         done = run_tool('tools/predict.py', CONFIG, checkpoint, *images, check=False)
         assert done.returncode == 1
         assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('leaf', 'values'),
+    [
+        ('ade20k/linear.py', range(1, 151)),
+        ('pascal_voc12/linear_aug.py', range(21)),
+        ('pascal_context/linear_59.py', range(1, 60)),
+        ('pascal_context/linear_60.py', range(60)),
+        ('camvid/linear.py', range(11)),
+    ],
+)
+def test_every_data_set_tells_its_classes_without_its_files(leaf, values, tmp_path, monkeypatch):
+    monkeypatch.setenv('VIT22B_BACKBONE', 'vit22b_tiny')
+    monkeypatch.setenv('VIT22B_DATA_ROOT', str(tmp_path / 'absent'))
+    cfg = load_config(REPO / 'configs' / leaf, {})
+    torch.save(MODELS.build(cfg.model).state_dict(), tmp_path / 'model.pth')
+    segmenter = Segmenter(cfg, tmp_path / 'model.pth')
+    assert segmenter.values.tolist() == list(values)
+    assert len(segmenter.classes) == len(segmenter.palette) == len(values)

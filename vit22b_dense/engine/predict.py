@@ -44,8 +44,17 @@ class Segmenter:
         data = cfg.test_dataloader.dataset
         load, *rest = [step for step in data.pipeline if step.type not in LABEL_STEPS]
         self.load, self.prepare = Compose([load]), Compose(rest)
-        # the data set tells its classes without looking for its files
-        dataset = DATASETS.build(dict(type=data.type, metainfo=data.get('metainfo'), lazy_init=True, ann_file=''))
+        # The data set is built for its classes alone and never read. Pascal's look for a folder and a list all the
+        # same: these exist.
+        dataset = DATASETS.build(
+            dict(
+                type=data.type,
+                metainfo=data.get('metainfo'),
+                data_prefix=dict(img_path='.'),
+                ann_file=__file__,
+                lazy_init=True,
+            )
+        )
         self.classes, self.palette = dataset.metainfo['classes'], dataset.metainfo['palette']
         # stored = class + 1 where 0 is 'ignored'; a data set read with some of its classes numbers them anew
         stored = {new: old for old, new in (dataset.label_map or {}).items() if new != 255}
