@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Test a checkpoint: scores beside a constant answer's, predictions and pictures."""
+"""Test a checkpoint: scores beside a constant answer's, predictions and pictures.
+
+The work dir gets scores.json (all scores, versions) and, in examples/, pictures of the best, median and worst image.
+"""
 
 import argparse
 import json
@@ -9,6 +12,7 @@ from pathlib import Path
 from mmengine.runner import Runner
 
 from vit22b_dense.engine.config import AXES, add_config_arguments, check_data, default_work_dir, load_config
+from vit22b_dense.engine.record import draw_examples, versions
 from vit22b_dense.errors import run_tool
 from vit22b_dense.files import write_atomically
 
@@ -16,6 +20,7 @@ from vit22b_dense.files import write_atomically
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='Example: tools/test.py configs/camvid/linear.py work_dirs/run/iter_400.pth --show-dir pictures',
     )
     parser.add_argument('config', help='config file')
@@ -33,12 +38,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def constant_answer(metric: dict) -> dict:
-    """The metric that scores a constant answer, beside a config's own metric."""
+def beside(metric: dict) -> list[dict]:
+    """The metrics that go with a config's own: one scores a constant answer, one each image."""
     if metric['type'] != 'SparseDepthMetric':
-        return dict(type='MajorityClassMetric')
+        return [dict(type='MajorityClassMetric'), dict(type='ImageIoUMetric')]
     protocol = {key: metric[key] for key in ('max_depth', 'min_depth', 'crop') if key in metric}
-    return dict(type='MeanDepthMetric', **protocol)
+    return [dict(type=name, **protocol) for name in ('MeanDepthMetric', 'ImageDepthMetric')]
 
 
 def summary(scores: dict, depth: bool) -> str:
@@ -62,7 +67,7 @@ def main() -> None:
     if args.out:
         cfg.test_evaluator.output_dir = args.out
     depth = cfg.test_evaluator.type == 'SparseDepthMetric'
-    cfg.test_evaluator = [cfg.test_evaluator, constant_answer(cfg.test_evaluator)]
+    cfg.test_evaluator = [cfg.test_evaluator, *beside(cfg.test_evaluator)]
     check_data(cfg, ('test_dataloader',))
     runner = Runner.from_cfg(cfg)
     scores = runner.test()
@@ -73,6 +78,8 @@ def main() -> None:
             checkpoint=args.checkpoint,
             images=len(runner.test_dataloader.dataset),
             scores={name: float(value) for name, value in scores.items()},
+            examples=draw_examples(runner, runner.test_evaluator.metrics[-1], Path(cfg.work_dir, 'examples')),
+            versions=versions(),
         )
         path = Path(cfg.work_dir, 'scores.json')
         write_atomically(path, json.dumps(record, indent=2) + '\n')

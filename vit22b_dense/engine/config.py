@@ -2,7 +2,10 @@
 
 import argparse
 import inspect
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -51,6 +54,16 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def parse_overrides(tokens: list[str]) -> dict:
+    """``KEY=VALUE`` strings as ``--cfg-options`` takes them, as the dictionary that it makes of them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('tokens', nargs='*', action=DictAction)
+    wrong = next((token for token in tokens if '=' not in token), None)
+    if wrong is not None:
+        raise ConfigError(f'--cfg-options {wrong}: give KEY=VALUE')
+    return parser.parse_args(['--', *tokens]).tokens if tokens else {}
+
+
 def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict | None = None) -> Config:
     """Read a config with its axes chosen and overrides applied, without the ingredients it was made of.
 
@@ -68,9 +81,8 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
     if not path.is_file():
         raise ConfigError(f'{path}: no such config file')
     chosen = {axis: value for axis, value in axes.items() if value is not None}
-    for axis, value in chosen.items():
-        os.environ[AXES[axis][0]] = _axis_value(path, axis, value)
-    cfg = Config.fromfile(path)
+    with _environment({AXES[axis][0]: _axis_value(path, axis, value) for axis, value in chosen.items()}):
+        cfg = Config.fromfile(path)
     for axis, value in chosen.items():
         if AXES[axis][0] not in cfg.env_variables:
             raise ConfigError(
@@ -88,6 +100,23 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
     for key in set(cfg) - RUN_KEYS:
         cfg.pop(key)
     return cfg
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while, so that one config's axes do not reach the next one's."""
+    former = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    logging.disable(logging.INFO)  # mmengine tells of every variable that it uses
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
 
 
 def _axis_value(path: Path, axis: str, value: str) -> str:

@@ -2,8 +2,17 @@
 
 from .depth_metric import SparseDepthMetric
 from .depth_panels import DepthPanelVisualizer
+from .image_scores import ImageDepthMetric, ImageIoUMetric
 from .majority import MajorityClassMetric
 from .mean_depth import MeanDepthMetric
 from .panels import SegPanelVisualizer
 
-__all__ = ['DepthPanelVisualizer', 'MajorityClassMetric', 'MeanDepthMetric', 'SegPanelVisualizer', 'SparseDepthMetric']
+__all__ = [
+    'DepthPanelVisualizer',
+    'ImageDepthMetric',
+    'ImageIoUMetric',
+    'MajorityClassMetric',
+    'MeanDepthMetric',
+    'SegPanelVisualizer',
+    'SparseDepthMetric',
+]

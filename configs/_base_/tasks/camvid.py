@@ -50,8 +50,9 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 max_iters = _base_.max_iters // 200
+warmup = max(2, max_iters // 20)  # after one iteration LinearLR would still be at its start factor
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=max_iters // 20),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=max_iters // 20, end=max_iters),
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=warmup, end=max_iters),
 ]

@@ -1,0 +1,124 @@
+#!/usr/bin/env python
+"""The few-shot table: train and test backbones on fractions of the training data, with several seeds.
+
+Every cell (backbone, fraction, seed) is trained and tested by processes of its own, in a folder of its own. Run the
+same command again to go on: finished cells are skipped, killed ones continued, failed ones tried again. It may run
+several times at once on one folder, say once an accelerator: each cell is taken by one of them. After each cell
+WORK_DIR/table.md, table.csv (every score of every cell) and curve.png are written anew.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from vit22b_dense.engine.config import default_work_dir
+from vit22b_dense.engine.few_shot_cells import Backbone, Cell, plan
+from vit22b_dense.engine.few_shot_runs import Run
+from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.evaluation.few_shot_curve import draw_curve
+from vit22b_dense.evaluation.few_shot_table import markdown, to_csv
+from vit22b_dense.files import write_atomically
+
+FRACTIONS = ['1/16', '1/8', '1/4', '1/2', '1']
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='Example: tools/fewshot.py configs/ade20k/linear.py --backbones dinov2_base vit22b_base=WEIGHTS.pth '
+        '--regime finetune --seeds 0 1 2',
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--backbones',
+        nargs='+',
+        default=['vit22b_base'],
+        metavar='NAME[=WEIGHTS][:random]',
+        help='rows of the table: files of configs/_base_/backbones, with pretrained weights other than the default; '
+        ':random leaves the weights random, as a baseline (default: vit22b_base)',
+    )
+    parser.add_argument('--fractions', nargs='+', default=FRACTIONS, metavar='1/16', help='default: 1/16 … 1')
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='of subset and run (default: 0 1 2)'
+    )
+    parser.add_argument('--regime', metavar='NAME', help='how it is trained: frozen (default), finetune or scratch')
+    parser.add_argument('--data-root', metavar='DIR', help='folder of the data set')
+    parser.add_argument('--work-dir', type=Path, metavar='DIR', help='default: work_dirs/fewshot_CONFIG')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of the config in every cell, as tools/train.py takes them',
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='print the commands that are still to be run, one line a cell, for a scheduler; afterwards --collect',
+    )
+    instead.add_argument(
+        '--collect', action='store_true', help='write table and curve from what is there; run nothing'
+    )
+    return parser.parse_args()
+
+
+def write_table(cells: list[Cell], work_dir: Path, title: str) -> str:
+    """Write table.md, table.csv and curve.png; the text of table.md."""
+    results = [cell.result() for cell in cells]
+    text = markdown(results, title)
+    try:
+        write_atomically(work_dir / 'table.csv', to_csv(results))
+        write_atomically(work_dir / 'curve.png', draw_curve(results))
+        write_atomically(work_dir / 'table.md', text)
+    except OSError as error:
+        raise UserError(f'{work_dir}: cannot be written ({error}); choose another --work-dir') from error
+    return text
+
+
+def terminated(*_: object) -> None:
+    """On SIGTERM leave as on an interrupt, so that the running process is ended and the table written."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    args = parse_args()
+    name = Path(default_work_dir(args.config, dict(regime=args.regime))).name
+    work_dir = args.work_dir or Path('work_dirs', f'fewshot_{name}')
+    cells = plan(
+        args.config,
+        [Backbone.parse(text) for text in args.backbones],
+        args.fractions,
+        args.seeds,
+        work_dir,
+        args.regime,
+        args.data_root,
+        args.cfg_options,
+    )
+    if args.dry_run:
+        lines = [cell.shell_line() for cell in cells if not cell.finished]
+        print('\n'.join(lines), end='\n' if lines else '')
+        print(f'{len(lines)} of {len(cells)} cells to be run', file=sys.stderr)
+        return 0
+    title = f'Few-shot: {args.config}, {args.regime or "frozen"}'
+    write_table(cells, work_dir, title)
+    run = Run(cells, lambda: write_table(cells, work_dir, title))
+    if not args.collect:
+        signal.signal(signal.SIGTERM, terminated)
+        try:
+            run.all()
+        finally:
+            run.stop()
+            write_table(cells, work_dir, title)
+    print(f'\n{write_table(cells, work_dir, title)}')
+    missing = [cell for cell in cells if not cell.finished]
+    print(f'{len(cells) - len(missing)} of {len(cells)} cells finished; table.md, table.csv, curve.png in {work_dir}')
+    for cell in missing:
+        print(f'  {cell}: {cell.result().status}, {cell.work_dir}')
+    return 1 if missing else 0
+
+
+if __name__ == '__main__':
+    run_tool(main)

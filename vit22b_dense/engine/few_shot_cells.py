@@ -1,0 +1,294 @@
+"""The cells of a few-shot table: what each trains, which commands run it, and what is there of it already."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+
+from ..datasets.few_shot import FewShotSubset, digest
+from ..errors import UserError
+from ..evaluation.few_shot_table import CellResult
+from .config import check_data, load_config, parse_overrides
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+RANDOM = ':random'
+# the test has a folder of its own below the cell's, since every run dumps its configuration
+TEST, SCORES, FAILURE = 'test', 'test/scores.json', 'failed.txt'
+# what may differ between two runs of one configuration
+PLACES = ('work_dir', 'resume', 'load_from', 'launcher')
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A row of the table, from ``NAME``, ``NAME=WEIGHTS``, and either with ``:random`` behind it.
+
+    Attributes:
+        name: a file of ``configs/_base_/backbones``.
+        weights: pretrained weights, or None for the default.
+        random: leave the weights random all the same.
+    """
+
+    name: str
+    weights: str | None = None
+    random: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> 'Backbone':
+        """From the command line.
+
+        Raises:
+            UserError: no name, or ``=`` without weights.
+        """
+        name, equals, weights = text.removesuffix(RANDOM).partition('=')
+        if not name or (equals and not weights):
+            raise UserError(f'--backbones {text}: give NAME or NAME=WEIGHTS, with {RANDOM} behind it for random ones')
+        return cls(name, weights or None, text.endswith(RANDOM))
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder below the work dir."""
+        parts = [self.name, Path(self.weights).stem if self.weights and not self.random else '']
+        return '_'.join(part for part in (*parts, 'random' if self.random else '') if part)
+
+    def random_options(self, cfg: Config) -> list[str]:
+        """What ``:random`` adds to the overrides of a config.
+
+        Raises:
+            UserError: random weights and a file of weights, for a backbone whose sizes do not come from there.
+        """
+        if not self.random:
+            return []
+        kind = cfg.model.backbone.type
+        if self.weights and kind != 'HFBackbone':
+            raise UserError(f'--backbones {self.name}={self.weights}{RANDOM}: random weights are not in a file')
+        return ['model.backbone.pretrained=False'] if kind in ('HFBackbone', 'TIMMViT') else []
+
+    def label(self, cfg: Config) -> str:
+        """Name of its row: says where the weights are random."""
+        backbone = cfg.model.backbone
+        default = backbone.type == 'HFBackbone' or bool(backbone.get('init_cfg'))
+        if not (backbone.get('pretrained', default) or backbone.get('checkpoint_path')):
+            return f'{self.name} (random weights)'
+        return f'{self.name} ({Path(self.weights).stem})' if self.weights else self.name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its test.
+
+    Attributes:
+        backbone, fraction, seed: which.
+        label: name of the table's row.
+        config: file.
+        cfg: as tools/train.py will load it.
+        work_dir: its own folder.
+        regime, data_root: axes that all cells share; None for the config's default.
+        options: ``KEY=VALUE`` strings.
+        train_images, subset_digest: of its subset.
+    """
+
+    backbone: Backbone
+    fraction: str
+    seed: int
+    label: str
+    config: str
+    cfg: Config = field(repr=False)
+    work_dir: Path
+    regime: str | None
+    data_root: str | None
+    options: tuple[str, ...]
+    train_images: int
+    subset_digest: str
+
+    def __str__(self) -> str:
+        return f'{self.label} {self.fraction} seed {self.seed}'
+
+    @property
+    def iterations(self) -> int:
+        """Of the training."""
+        return self.cfg.train_cfg.max_iters
+
+    @property
+    def checkpoint(self) -> Path:
+        """What the training ends with."""
+        return self.work_dir / f'iter_{self.iterations}.pth'
+
+    @property
+    def finished(self) -> bool:
+        """Trained and tested."""
+        return (self.work_dir / SCORES).exists()
+
+    def commands(self) -> dict[str, list[str]]:
+        """The commands that are still to be run, by the name of the tool."""
+        axes = dict(backbone=self.backbone.name, weights=self.backbone.weights, regime=self.regime)
+        axes |= {'fraction': self.fraction, 'seed': str(self.seed), 'data-root': self.data_root}
+        common = [part for axis, value in axes.items() if value is not None for part in (f'--{axis}', value)]
+        if self.options:
+            common += ['--cfg-options', *self.options]
+        train, test = ([sys.executable, str(TOOLS / f'{name}.py'), self.config] for name in ('train', 'test'))
+        commands = {}
+        if not self.checkpoint.exists():
+            commands['train'] = [*train, '--resume', '--work-dir', str(self.work_dir), *common]
+        commands['test'] = [*test, str(self.checkpoint), '--work-dir', str(self.work_dir / TEST), *common]
+        return commands
+
+    def shell_line(self) -> str:
+        """`commands` as one line for a shell."""
+        return ' && '.join(shlex.join(command) for command in self.commands().values())
+
+    def result(self) -> CellResult:
+        """What there is of it, for the table."""
+        failure = self.work_dir / FAILURE
+        scores = {}
+        if self.finished:
+            status = 'finished'
+            scores = json.loads((self.work_dir / SCORES).read_text(encoding='utf-8'))['scores']
+        elif failure.exists():
+            status = 'failed'
+        else:
+            status = 'unfinished' if any(self.work_dir.glob('*.py')) else 'not run'
+        return CellResult(
+            backbone=self.label,
+            fraction=self.fraction,
+            seed=self.seed,
+            train_images=self.train_images,
+            iterations=self.iterations,
+            status=status,
+            data_set=_innermost(self.cfg.test_dataloader.dataset)['type'],
+            subset_digest=self.subset_digest,
+            scores=scores,
+        )
+
+    def check_folder(self) -> None:
+        """Look whether the folder may be used.
+
+        Raises:
+            UserError: it holds checkpoints or scores of another configuration; names the first difference.
+        """
+        dumped = self.work_dir / Path(self.config).name
+        holds = [path.name for pattern in ('*.pth', SCORES) for path in self.work_dir.glob(pattern)]
+        if not holds:
+            return
+        if not dumped.exists():
+            raise UserError(
+                f'{self.work_dir}: holds {holds[0]} of another configuration (there is no {dumped.name}); '
+                'choose another --work-dir'
+            )
+        difference = first_difference(Config.fromfile(dumped).to_dict(), self.cfg.to_dict())
+        if difference is not None:
+            key, there, asked = difference
+            raise UserError(
+                f'{self.work_dir}: holds {holds[0]} of another configuration: {key} is {there!r} there and '
+                f'{asked!r} now. Choose another --work-dir, or remove that folder'
+            )
+
+
+def first_difference(there: dict, asked: dict) -> tuple[str, Any, Any] | None:
+    """The first setting in which two configurations differ: its key and both values; `PLACES` do not count."""
+    one, other = (
+        dict(_flat({k: v for k, v in cfg.items() if k not in PLACES and not k.startswith('_')}))
+        for cfg in (there, asked)
+    )
+    for key in [*other, *(key for key in one if key not in other)]:
+        if one.get(key, 'absent') != other.get(key, 'absent'):
+            return key, one.get(key, 'absent'), other.get(key, 'absent')
+    return None
+
+
+def _flat(value: Any, key: str = '') -> list[tuple[str, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if items is None or not value:
+        return [(key, list(value) if isinstance(value, tuple) else value)]
+    return [pair for name, part in items for pair in _flat(part, f'{key}.{name}' if key else str(name))]
+
+
+def _innermost(dataset: dict) -> dict:
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def plan(
+    config: str,
+    backbones: Sequence[Backbone],
+    fractions: Sequence[str],
+    seeds: Sequence[int],
+    work_dir: Path,
+    regime: str | None = None,
+    data_root: str | None = None,
+    options: Sequence[str] = (),
+) -> list[Cell]:
+    """All cells, a seed after the other, so that whole curves appear early.
+
+    Nothing is written. Each cell's configuration, its data and its subset are looked at, so that what cannot run is
+    known before the first training starts.
+
+    Args:
+        config: file.
+        backbones, fractions, seeds: the table's axes.
+        work_dir: the cells' folders come below it.
+        regime, data_root: axes that all cells share; None for the config's default.
+        options: ``KEY=VALUE`` strings as for ``--cfg-options``.
+
+    Raises:
+        UserError: an unknown or doubled value, data or samples that are missing, a unit that the data set does not
+            have, or a folder with another configuration.
+    """
+    for name, values in (('backbones', [b.folder for b in backbones]), ('fractions', fractions), ('seeds', seeds)):
+        double = next((value for value in values if list(values).count(value) > 1), None)
+        if double is not None:
+            raise UserError(f'--{name}: {double} stands twice')
+    cells, whole, subsets = [], None, {}
+    for seed in seeds:
+        for backbone in backbones:
+            for fraction in fractions:
+                axes = dict(backbone=backbone.name, weights=backbone.weights, regime=regime, fraction=fraction)
+                axes |= dict(seed=str(seed), data_root=data_root)
+                cfg = load_config(config, axes, parse_overrides(list(options)))
+                own = [*options, *backbone.random_options(cfg)]
+                cfg.merge_from_dict(parse_overrides(own))
+                if whole is None:
+                    check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
+                    whole = _build_whole(cfg)
+                if (fraction, seed) not in subsets:
+                    subset = FewShotSubset(whole, fraction, seed, _subset_config(cfg).get('unit'))
+                    subsets[fraction, seed] = (len(subset), digest(subset.names))
+                images, fingerprint = subsets[fraction, seed]
+                folder = work_dir / backbone.folder / fraction.replace('/', '_') / f'seed{seed}'
+                cell = Cell(
+                    backbone=backbone,
+                    fraction=fraction,
+                    seed=seed,
+                    label=backbone.label(cfg),
+                    config=config,
+                    cfg=cfg,
+                    work_dir=folder,
+                    regime=regime,
+                    data_root=data_root,
+                    options=tuple(own),
+                    train_images=images,
+                    subset_digest=fingerprint,
+                )
+                cell.check_folder()
+                cells.append(cell)
+    return cells
+
+
+def _subset_config(cfg: Config) -> dict:
+    subset = cfg.train_dataloader.dataset.get('dataset', {})
+    if subset.get('type') != 'FewShotSubset':
+        raise UserError(f'{cfg.filename}: trains on no FewShotSubset (see configs/_base_/loaders.py)')
+    return subset
+
+
+def _build_whole(cfg: Config) -> Any:
+    """The training data that the subsets are taken of."""
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    return DATASETS.build(_subset_config(cfg).dataset)
