@@ -17,7 +17,7 @@ from vit22b_dense.engine.few_shot_cells import Backbone, Cell, plan
 from vit22b_dense.engine.few_shot_runs import Run
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.evaluation.few_shot_curve import draw_curve
-from vit22b_dense.evaluation.few_shot_table import markdown, to_csv
+from vit22b_dense.evaluation.few_shot_table import markdown, missing_lines, to_csv
 from vit22b_dense.files import write_atomically
 
 FRACTIONS = ['1/16', '1/8', '1/4', '1/2', '1']
@@ -113,11 +113,12 @@ def main() -> int:
             run.stop()
             write_table(cells, work_dir, title)
     print(f'\n{write_table(cells, work_dir, title)}')
-    missing = [cell for cell in cells if not cell.finished]
-    print(f'{len(cells) - len(missing)} of {len(cells)} cells finished; table.md, table.csv, curve.png in {work_dir}')
-    for cell in missing:
-        print(f'  {cell}: {cell.result().status}, {cell.work_dir}')
-    return 1 if missing else 0
+    results = [cell.result() for cell in cells]
+    finished = sum(result.status == 'finished' for result in results)
+    print(f'{finished} of {len(cells)} cells finished; table.md, table.csv, curve.png in {work_dir}')
+    for line in missing_lines(results):
+        print(f'  {line}')
+    return 0 if finished == len(cells) else 1
 
 
 if __name__ == '__main__':

@@ -4,11 +4,16 @@ Importing the package registers everything in mmseg's registries; in a config,
 ``custom_imports = dict(imports=['vit22b_dense'])`` is all it takes.
 """
 
+import contextlib
+import sys
 import warnings
 
 # The compiled operations of mmcv, which nothing here uses, are absent by design.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
+# mmseg tells on stdout about an optional package; a tool's output is not the place for it
+with contextlib.redirect_stdout(sys.stderr):
+    import mmseg.datasets  # noqa: F401
 from . import datasets, engine, evaluation, models
 from .datasets import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
 from .evaluation import SparseDepthMetric

@@ -1,7 +1,8 @@
 """Nested few-shot subsets that the data alone define."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,6 +11,8 @@ from mmengine.dataset import BaseDataset, ConcatDataset
 from mmseg.registry import DATASETS
 
 from ..errors import UserError
+
+_EMPTY = 'need at least one array to concatenate'
 
 
 def parse_fraction(fraction: str | float) -> Fraction:
@@ -95,7 +98,8 @@ class FewShotSubset:
     def __init__(self, dataset: Any, fraction: str | float, seed: int = 0, unit: str | None = None) -> None:
         self.fraction = parse_fraction(fraction)
         self.seed = seed
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        with self._empty_named(dataset):
+            self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.unit = unit
         self._indices: list[int] | None = None
         if getattr(self.dataset, '_fully_initialized', True):
@@ -110,13 +114,27 @@ class FewShotSubset:
         """Load the annotations of the wrapped data set and choose the subset."""
         if self._indices is not None:
             return
-        self.dataset.full_init()
-        names = sample_names(self.dataset)
-        if not names:
-            raise UserError(
-                f'fraction {self.fraction} of {type(self.dataset).__name__} selects nothing: the data set is empty'
-            )
+        with self._empty_named(self.dataset):
+            self.dataset.full_init()
+            names = sample_names(self.dataset)
+            if not names:
+                raise ValueError(_EMPTY)
         self._indices = select(names, self._units(names), self.fraction, self.seed)
+
+    @contextmanager
+    def _empty_named(self, dataset: Any) -> Iterator[None]:
+        """Turn what numpy says where mmengine puts no samples together into an error that names the data set."""
+        try:
+            yield
+        except ValueError as error:
+            if str(error) != _EMPTY:
+                raise
+            known = dataset if isinstance(dataset, dict) else vars(dataset)
+            name = known.get('type', type(dataset).__name__)
+            place = f' in {known["data_root"]}' if known.get('data_root') else ''
+            raise UserError(
+                f'fraction {self.fraction} of {name} selects nothing: the data set is empty, no samples{place}'
+            ) from error
 
     def _units(self, names: list[str]) -> list[str]:
         unit = self.unit or getattr(self.dataset, 'few_shot_unit', 'frame')

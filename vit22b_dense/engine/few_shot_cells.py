@@ -89,6 +89,7 @@ class Cell:
         config: file.
         cfg: as tools/train.py will load it.
         work_dir: its own folder.
+        folder: the same, relative to the table's.
         regime, data_root: axes that all cells share; None for the config's default.
         options: ``KEY=VALUE`` strings.
         train_images, subset_digest: of its subset.
@@ -101,6 +102,7 @@ class Cell:
     config: str
     cfg: Config = field(repr=False)
     work_dir: Path
+    folder: Path
     regime: str | None
     data_root: str | None
     options: tuple[str, ...]
@@ -163,6 +165,7 @@ class Cell:
             status=status,
             data_set=_innermost(self.cfg.test_dataloader.dataset)['type'],
             subset_digest=self.subset_digest,
+            folder=str(self.folder),
             scores=scores,
         )
 
@@ -261,7 +264,7 @@ def plan(
                     subset = FewShotSubset(whole, fraction, seed, _subset_config(cfg).get('unit'))
                     subsets[fraction, seed] = (len(subset), digest(subset.names))
                 images, fingerprint = subsets[fraction, seed]
-                folder = work_dir / backbone.folder / fraction.replace('/', '_') / f'seed{seed}'
+                folder = Path(backbone.folder, fraction.replace('/', '_'), f'seed{seed}')
                 cell = Cell(
                     backbone=backbone,
                     fraction=fraction,
@@ -269,7 +272,8 @@ def plan(
                     label=backbone.label(cfg),
                     config=config,
                     cfg=cfg,
-                    work_dir=folder,
+                    work_dir=work_dir / folder,
+                    folder=folder,
                     regime=regime,
                     data_root=data_root,
                     options=tuple(own),
@@ -291,4 +295,4 @@ def _subset_config(cfg: Config) -> dict:
 def _build_whole(cfg: Config) -> Any:
     """The training data that the subsets are taken of."""
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    return DATASETS.build(_subset_config(cfg).dataset)
+    return DATASETS.build(_subset_config(cfg)).dataset

@@ -29,34 +29,46 @@ def draw_curve(cells: Sequence[CellResult], dpi: int = 150) -> bytes:
 
     Args:
         cells: at least one.
-        dpi: dots per inch of the picture, which is 7 inches wide for each axes.
+        dpi: dots per inch of the picture.
 
     Returns:
         A PNG file's bytes.
     """
-    rows = published_rows(cells)
-    same = {cell.data_set for cell in cells} == {published.DATA_SET}
-    beside = bool(rows) and not same
+    beside = published_beside(cells)
     figure = Figure(figsize=(12 if beside else 8, 5), dpi=dpi, layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if beside else 1, squeeze=False)[0]
-    _draw_ours(axes[0], cells)
-    if rows and same:
-        _draw_published(axes[0])
+    plot_cells(axes[0], cells)
     if beside:
         axes[0].set_title('measured here')
-        _draw_published(axes[1])
-        axes[1].set_title(f'published by others, another data set\n({published.CONDITIONS})', fontsize=10)
-        _finish(axes[1], list(next(iter(published.ROWS.values()))), {}, 'mIoU (%)')
-    title, better = next(iter(main_scores(cells).values()))
-    images = {cell.fraction: cell.train_images for cell in cells}
-    fractions = fractions_of(cells)
-    if rows and same:
-        fractions = sorted({*fractions, *next(iter(published.ROWS.values()))}, key=Fraction)
-    _finish(axes[0], fractions, images, title if better == 'higher' else f'{title}, lower is better')
+        plot_published(axes[1])
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', metadata={'Software': None})
     return buffer.getvalue()
+
+
+def published_beside(cells: Sequence[CellResult]) -> bool:
+    """Whether there are published results, but of another data set."""
+    return bool(published_rows(cells)) and {cell.data_set for cell in cells} != {published.DATA_SET}
+
+
+def plot_cells(axes: Axes, cells: Sequence[CellResult]) -> None:
+    """The curves of some cells, with the published ones among them where they are of the same data set."""
+    _draw_ours(axes, cells)
+    fractions = fractions_of(cells)
+    if published_rows(cells) and not published_beside(cells):
+        _draw_published(axes)
+        fractions = sorted({*fractions, *next(iter(published.ROWS.values()))}, key=Fraction)
+    title, better = next(iter(main_scores(cells).values()))
+    images = {cell.fraction: cell.train_images for cell in cells}
+    _finish(axes, fractions, images, title if better == 'higher' else f'{title}, lower is better')
+
+
+def plot_published(axes: Axes) -> None:
+    """The published curves alone."""
+    _draw_published(axes)
+    axes.set_title(f'published by others, another data set\n({published.CONDITIONS})', fontsize=10)
+    _finish(axes, list(next(iter(published.ROWS.values()))), {}, 'mIoU (%)')
 
 
 def _draw_ours(axes: Axes, cells: Sequence[CellResult]) -> None:

@@ -20,7 +20,7 @@ DEPTH = {
 }
 # The constant answer's score beside the main one.
 CONSTANT = {'mIoU': ('majority/mIoU', 'majority class'), 'pixel/abs_rel': ('mean_depth/abs_rel', 'mean depth')}
-FIXED = ('backbone', 'fraction', 'seed', 'train_images', 'iterations', 'status', 'data_set', 'subset_digest')
+FIXED = ('backbone', 'fraction', 'seed', 'train_images', 'iterations', 'status', 'data_set', 'subset_digest', 'folder')
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class CellResult:
         status: ``'finished'``, or why there are no scores.
         data_set: the test data set's type.
         subset_digest: fingerprint of the training images, see `few_shot.digest`.
+        folder: of its run, relative to the table's.
         scores: all scores of the test by name; empty where there are none.
     """
 
@@ -47,6 +48,7 @@ class CellResult:
     status: str
     data_set: str
     subset_digest: str
+    folder: str
     scores: dict[str, float] = field(default_factory=dict)
 
 
@@ -132,6 +134,15 @@ def seeds_note(cells: Sequence[CellResult]) -> str:
     if value is not None:
         text += f'. {title[0].upper()}{title[1:]} everywhere: {value:.{2 if "mIoU" in constant else 3}f}'
     return f'{text}.'
+
+
+def missing_lines(cells: Sequence[CellResult]) -> list[str]:
+    """Which cells have no scores, by backbone and reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        if cell.status != 'finished':
+            groups.setdefault((cell.backbone, cell.status), []).append(f'{cell.fraction} seed {cell.seed}')
+    return [f'{backbone}, {status}: {", ".join(which)}' for (backbone, status), which in groups.items()]
 
 
 def _markdown(rows: list[list[str]]) -> str:

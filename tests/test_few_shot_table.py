@@ -1,0 +1,113 @@
+"""The few-shot table and curve from scores that are known."""
+
+import statistics
+
+import pytest
+from conftest import SHARED
+from matplotlib.figure import Figure
+
+from vit22b_dense.errors import UserError
+from vit22b_dense.evaluation import published
+from vit22b_dense.evaluation.few_shot_curve import draw_curve, plot_cells
+from vit22b_dense.evaluation.few_shot_table import CellResult, from_csv, markdown, mean_and_std, table_rows, to_csv
+
+IMAGES = {'1/16': 6, '1/2': 46, '1': 92}
+
+
+def cell(backbone, fraction, seed, scores=None, status='finished', data_set='BaseSegDataset'):
+    folder = f'{backbone}/{fraction.replace("/", "_")}/seed{seed}'
+    return CellResult(
+        backbone, fraction, seed, IMAGES[fraction], 25, status, data_set, f'{seed:064x}', folder, scores or {}
+    )
+
+
+def seg(miou, **more):
+    return {'mIoU': miou, 'aAcc': 2 * miou, 'majority/mIoU': 2.67, **more}
+
+
+CELLS = [
+    *(cell('good', '1/16', seed, seg(value)) for seed, value in enumerate((28.0, 30.0, 29.5))),
+    *(cell('good', '1', seed, seg(value)) for seed, value in enumerate((50.0, 50.5, 49.0))),
+    cell('bad', '1/16', 0, status='failed'),
+    cell('bad', '1', 0, seg(9.0)),
+    cell('bad', '1', 1, status='not run'),
+]
+
+
+def test_entries_are_mean_and_sample_deviation_and_mark_what_is_missing():
+    header, good, bad = table_rows(CELLS, 'mIoU')
+    assert header == ['backbone', '1/16 (6 images)', '1 (92 images)']
+    std = statistics.stdev((28.0, 30.0, 29.5))
+    assert good[1] == f'29.17 ± {std:.2f}'
+    assert (3 - 1) * std**2 == pytest.approx(sum((x - 87.5 / 3) ** 2 for x in (28.0, 30.0, 29.5)))
+    assert bad[1:] == ['failed', '9.00 (1 of 2 seeds; not run)']
+    assert mean_and_std([3.0]) == (3.0, None)
+
+
+def test_markdown_has_both_scores_the_constant_answer_and_the_published_rows_marked():
+    text = markdown(CELLS, 'A title')
+    assert text.startswith('# A title\n')
+    assert '| good | 29.17 ± 1.04 | 49.83 ± 0.76 |' in text
+    assert '| good | 58.33 ± 2.08 | 99.67 ± 1.53 |' in text
+    assert 'Majority class everywhere: 2.67' in text
+    assert '| ViT-22B (published) | 44.7 | 47.2 | 50.6 | 52.5 | 54.9 |' in text
+    assert 'not measured here' in text
+    assert 'another data set' in text
+    ade = markdown([cell('good', '1', 0, seg(50.0), data_set='ADE20KDataset')], 'A title')
+    assert 'another data set' not in ade
+
+
+def test_published_rows_are_those_of_the_source():
+    source = SHARED.parent / 'PAPER.md'
+    if not source.exists():
+        pytest.skip('the notes on the papers are not here')
+    lines = source.read_text().splitlines()
+    for name, row in published.ROWS.items():
+        line = [line for line in lines if line.startswith(f'| {name}') and line.count('|') == 7][-1]
+        assert [float(v) for v in line.split('|')[2:7]] == list(row.values())
+        assert list(row) == ['1/16', '1/8', '1/4', '1/2', '1']
+
+
+def test_depth_has_its_own_scores_and_nothing_published():
+    scores = {'pixel/abs_rel': 0.3, 'pixel/rmse': 8.0, 'pixel/delta_1.25': 0.6, 'mean_depth/abs_rel': 0.88}
+    text = markdown([cell('good', '1', 0, scores)], 'Depth')
+    assert '## abs_rel, lower is better' in text
+    assert '| good | 0.300 |' in text
+    assert 'Mean depth everywhere: 0.880' in text
+    assert 'published' not in text
+
+
+def test_csv_there_and_back(tmp_path):
+    (tmp_path / 'table.csv').write_text(to_csv(CELLS))
+    assert from_csv(tmp_path / 'table.csv') == CELLS
+    (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(UserError, match=r'other.csv: not a table of tools/fewshot.py'):
+        from_csv(tmp_path / 'other.csv')
+
+
+def test_the_curve_goes_through_the_means_and_its_bars_are_the_deviations():
+    axes = Figure().subplots()
+    plot_cells(axes, CELLS)
+    good = axes.containers[0]
+    line, _, (bars,) = good
+    assert line.get_xdata() == pytest.approx([1 / 16, 1])
+    assert line.get_ydata() == pytest.approx([87.5 / 3, 149.5 / 3])
+    for segment, values in zip(bars.get_segments(), ((28.0, 30.0, 29.5), (50.0, 50.5, 49.0)), strict=True):
+        assert segment[1][1] - segment[0][1] == pytest.approx(2 * statistics.stdev(values))
+    assert axes.get_legend_handles_labels()[1] == ['good', 'bad']
+
+
+def test_published_curves_share_the_axes_only_on_their_own_data_set():
+    axes = Figure().subplots()
+    plot_cells(axes, [cell('good', f, 0, seg(50.0), data_set='ADE20KDataset') for f in ('1/16', '1')])
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels[:1] == [f'{name} (published)' for name in published.ROWS][:1]
+    assert len(labels) == 1 + len(published.ROWS)
+    published_line = next(line for line in axes.lines if line.get_label() == 'ViT-22B (published)')
+    assert list(published_line.get_ydata()) == [44.7, 47.2, 50.6, 52.5, 54.9]
+    assert published_line.get_linestyle() == '--'
+
+
+def test_the_curve_is_a_picture_and_the_same_each_time():
+    assert draw_curve(CELLS, dpi=50)[:8] == b'\x89PNG\r\n\x1a\n'
+    assert draw_curve(CELLS, dpi=50) == draw_curve(CELLS, dpi=50)

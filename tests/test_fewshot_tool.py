@@ -1,0 +1,247 @@
+"""tools/fewshot.py and what it is made of, on a small made data set."""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPO, make_ade
+from mmengine.config import Config
+
+from vit22b_dense.engine.few_shot_cells import Backbone, first_difference, plan
+from vit22b_dense.engine.few_shot_runs import Run, iteration_reached, time_left
+from vit22b_dense.errors import UserError
+
+CONFIG = str(REPO / 'configs/demo/linear.py')
+OPTIONS = [
+    'train_cfg.max_iters=6',
+    'train_cfg.val_interval=6',
+    'train_dataloader.batch_size=2',
+    *(f'{loader}_dataloader.num_workers=0' for loader in ('train', 'val', 'test')),
+    *(f'{loader}_dataloader.persistent_workers=False' for loader in ('train', 'val', 'test')),
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.logger.interval=1',
+]
+
+
+@pytest.fixture(scope='module')
+def data_root(tmp_path_factory):
+    return make_ade(tmp_path_factory.mktemp('data') / 'ade')
+
+
+def command(work_dir, data_root, *more, backbones=('vit22b_tiny',), options=OPTIONS) -> list[str]:
+    return [
+        sys.executable, REPO / 'tools/fewshot.py', CONFIG, '--backbones', *backbones, '--regime', 'scratch',
+        '--data-root', data_root, '--work-dir', work_dir, '--fractions', '1/2', '--seeds', '0', *more,
+        '--cfg-options', *options,
+    ]  # fmt: skip
+
+
+def call(*arguments, **more) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments, **more), capture_output=True, text=True, check=False, cwd=REPO)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, data_root):
+    """A folder with one cell, run by the line that --dry-run prints, and then a second cell that fails."""
+    work_dir = tmp_path_factory.mktemp('fewshot')
+    printed = call(work_dir, data_root, '--dry-run')
+    assert printed.returncode == 0, printed.stderr[-3000:]
+    assert not list(work_dir.iterdir()), 'a dry run must write nothing'
+    subprocess.run(['bash', '-c', printed.stdout], capture_output=True, check=True, cwd=REPO)
+    run = call(work_dir, data_root, backbones=('vit22b_tiny=absent.pth', 'vit22b_tiny'))
+    return work_dir, printed, run
+
+
+def contents(folder) -> dict:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob('*.*')}
+
+
+def test_dry_run_prints_a_line_a_cell_and_nothing_else(finished):
+    _, printed, _ = finished
+    (line,) = printed.stdout.splitlines()
+    assert line.count('tools/train.py') == 1
+    assert line.count('tools/test.py') == 1
+    assert ' && ' in line
+    assert '1 of 1 cells to be run' in printed.stderr
+
+
+def test_a_failed_cell_is_marked_and_the_next_goes_on(finished):
+    work_dir, _, run = finished
+    assert run.returncode == 1
+    assert 'Traceback' not in run.stderr
+    failed = next(line for line in run.stdout.splitlines() if 'FAILED' in line)
+    assert 'vit22b_tiny (absent) 1/2 seed 0: FAILED, tools/train.py ended with status 1: error: ' in failed
+    assert 'absent.pth' in failed
+    assert '1 of 2 cells finished' in run.stdout
+    assert 'vit22b_tiny (absent), failed: 1/2 seed 0' in run.stdout
+    assert (work_dir / 'vit22b_tiny_absent/1_2/seed0/failed.txt').exists()
+    scores = json.loads((work_dir / 'vit22b_tiny/1_2/seed0/test/scores.json').read_text())['scores']
+    table = (work_dir / 'table.md').read_text() if (work_dir / 'table.md').exists() else run.stdout
+    assert f'| vit22b_tiny (random weights) | {scores["mIoU"]:.2f} |' in table
+    assert '| vit22b_tiny (absent) | failed |' in run.stdout
+
+
+def test_killed_in_mid_cell_and_started_again_gives_the_same_table(finished, data_root, tmp_path):
+    reference, *_ = finished
+    work_dir = tmp_path / 'killed'
+    process = subprocess.Popen(
+        command(work_dir, data_root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=REPO
+    )
+    run_dir = work_dir / 'vit22b_tiny/1_2/seed0'
+    deadline = time.time() + 180
+    while not (run_dir / 'iter_2.pth').exists():
+        assert process.poll() is None, 'the run ended before it could be killed'
+        assert time.time() < deadline
+        time.sleep(0.01)
+    for pid in [process.pid, *children(process.pid)]:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert not (run_dir / 'iter_6.pth').exists()
+    again = call(work_dir, data_root)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert 'resumed epoch: 0, iter: ' in (run_dir / 'train.txt').read_text()
+    collected = call(reference, data_root, '--collect')
+    assert collected.returncode == 0, collected.stderr[-3000:]
+    for name in ('table.md', 'table.csv', 'curve.png'):
+        assert (work_dir / name).read_bytes() == (reference / name).read_bytes(), name
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for line in subprocess.check_output(['ps', '-eo', 'pid,ppid'], text=True).splitlines()[1:]:
+        child, parent = map(int, line.split())
+        if parent == pid:
+            found += [child, *children(child)]
+    return found
+
+
+def test_another_configuration_is_refused_and_nothing_overwritten(finished, data_root):
+    work_dir, *_ = finished
+    before = contents(work_dir)
+    other = call(work_dir, data_root, options=[*OPTIONS, 'optim_wrapper.optimizer.lr=0.5'])
+    assert other.returncode == 1
+    last = other.stderr.strip().splitlines()[-1]
+    assert last.startswith('error: ')
+    assert 'of another configuration: optim_wrapper.optimizer.lr is 0.001 there and 0.5 now' in last
+    assert contents(work_dir) == before
+
+
+def planned(data_root, work_dir, backbones=('vit22b_tiny',), fractions=('1/2',), seeds=(0,), options=OPTIONS, **more):
+    parsed = [Backbone.parse(text) for text in backbones]
+    return plan(CONFIG, parsed, fractions, seeds, work_dir, data_root=str(data_root), options=options, **more)
+
+
+def test_an_unwritable_work_dir(data_root, tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    done = call(tmp_path / 'file/work', data_root)
+    assert done.returncode == 1
+    assert 'file/work: cannot be written' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert (tmp_path / 'file').read_text() == 'in the way'
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(fractions=['0']), "unknown fraction '0' .*known: 1, 1/16"),
+        (dict(fractions=['1/2', '1/2']), '--fractions: 1/2 stands twice'),
+        (dict(seeds=[3, 3]), '--seeds: 3 stands twice'),
+        (dict(backbones=['vit23b']), "unknown backbone 'vit23b'"),
+        (dict(backbones=['vit22b_tiny=']), 'give NAME or NAME=WEIGHTS'),
+        (dict(backbones=['vit22b_tiny=a.pth:random']), 'random weights are not in a file'),
+        (
+            dict(options=['train_dataloader.dataset.dataset.unit=drive']),
+            "unit='drive': ADE20KDataset does not have it",
+        ),
+        (dict(options=['lr']), '--cfg-options lr: give KEY=VALUE'),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(data_root, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        planned(data_root, tmp_path / 'work', **change)
+    assert not (tmp_path / 'work').exists()
+
+
+def test_a_fraction_of_nothing_is_refused(data_root, tmp_path):
+    for folder in ('images/training', 'annotations/training', 'images/validation', 'annotations/validation'):
+        (tmp_path / 'empty' / folder).mkdir(parents=True)
+    with pytest.raises(UserError, match='fraction 1/2 of ADE20KDataset selects nothing: the data set is empty'):
+        planned(tmp_path / 'empty', tmp_path / 'work')
+
+
+def test_a_folder_with_a_foreign_checkpoint_is_refused(data_root, tmp_path):
+    folder = tmp_path / 'vit22b_tiny/1_2/seed0'
+    folder.mkdir(parents=True)
+    (folder / 'iter_6.pth').write_text('')
+    with pytest.raises(UserError, match=r'holds iter_6.pth of another configuration \(there is no linear.py\)'):
+        planned(data_root, tmp_path)
+
+
+def test_cells_come_seed_by_seed_with_the_subsets_sizes(data_root, tmp_path):
+    cells = planned(
+        data_root, tmp_path, backbones=['vit22b_tiny', 'vit22b_small'], fractions=['1/2', '1'], seeds=[0, 1]
+    )
+    assert [(c.seed, c.backbone.name, c.fraction, c.train_images) for c in cells] == [
+        (seed, name, fraction, images)
+        for seed in (0, 1)
+        for name in ('vit22b_tiny', 'vit22b_small')
+        for fraction, images in (('1/2', 3), ('1', 6))
+    ]
+    assert len({c.work_dir for c in cells}) == 8
+    assert len({c.subset_digest for c in cells}) == 3, 'two halves, and everything twice the same'
+    assert cells[0].label == 'vit22b_tiny (random weights)'
+    assert not os.environ.keys() & {'VIT22B_BACKBONE', 'VIT22B_WEIGHTS', 'VIT22B_SEED'}
+
+
+def test_random_weights_of_a_public_backbone(shared_data, data_root, tmp_path):
+    folder = shared_data('dinov2_small_hf')
+    backbones = [f'dinov2_small={folder}', f'dinov2_small={folder}:random']
+    good, random = planned(data_root, tmp_path, backbones=backbones)
+    assert (good.label, random.label) == ('dinov2_small (dinov2_small_hf)', 'dinov2_small (random weights)')
+    assert random.cfg.model.backbone.pretrained is False
+    assert 'model.backbone.pretrained=False' in random.commands()['train']
+    assert not any('pretrained' in part for part in good.commands()['train'])
+    assert good.work_dir != random.work_dir
+
+
+def test_a_cell_that_another_process_works_on_is_left_to_it(data_root, tmp_path, capsys):
+    cells = planned(data_root, tmp_path)
+    cells[0].work_dir.mkdir(parents=True)
+    with open(cells[0].work_dir / '.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = Run(cells, lambda: pytest.fail('nothing was run'))
+        run.all()
+    assert run.busy == cells
+    assert 'another process is at work on it' in capsys.readouterr().out
+
+
+def test_time_left_from_a_cost_a_cell_and_a_cost_an_iteration():
+    assert time_left([], [10]) is None
+    assert time_left([(100, 50.0)], [100, 200]) == pytest.approx(150)
+    done = [(25, 20 + 0.5 * 25), (100, 20 + 0.5 * 100), (400, 20 + 0.5 * 400)]
+    assert time_left(done, [50, 50]) == pytest.approx(2 * (20 + 25))
+
+
+def test_the_iteration_reached_is_the_last_whole_line_of_the_latest_log(tmp_path):
+    assert iteration_reached(tmp_path) == (0, None)
+    for name, lines in (
+        ('1', ['{"loss": 9.0, "step": 9}']),
+        ('2', ['{"loss": 1.5, "step": 4}', '{"mIoU": 3}', '{"lo']),
+    ):
+        log = tmp_path / name / 'vis_data/scalars.json'
+        log.parent.mkdir(parents=True)
+        log.write_text('\n'.join(lines))
+    assert iteration_reached(tmp_path) == (4, 1.5)
+
+
+def test_first_difference_ignores_places_and_tells_lists_from_values():
+    one = Config(dict(model=dict(a=(1, 2), b=None), work_dir='x', resume=True)).to_dict()
+    assert first_difference(one, dict(model=dict(a=[1, 2], b=None), work_dir='y')) is None
+    assert first_difference(one, dict(model=dict(a=[1, 3], b=None))) == ('model.a.1', 2, 3)
+    assert first_difference(one, dict(model=dict(a=[1, 2]))) == ('model.b', None, 'absent')

@@ -1,0 +1,36 @@
+#!/usr/bin/env python
+"""One HTML page of some runs: tables, curves, losses, classes or distances, pictures, configuration, versions.
+
+The page needs no other file and no network. A work dir is one of tools/fewshot.py, or one with runs of tools/train.py
+and tools/test.py in it or below it.
+"""
+
+import argparse
+from pathlib import Path
+
+from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.evaluation.report import render
+from vit22b_dense.files import write_atomically
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='Example: tools/report.py work_dirs/fewshot_camvid_linear --out report.html',
+    )
+    parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='folder with runs')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='default: report.html in the first WORK_DIR')
+    parser.add_argument('--title', help="default: the work dirs' names")
+    args = parser.parse_args()
+    out = args.out or args.work_dirs[0] / 'report.html'
+    page = render(args.work_dirs, args.title or ', '.join(path.resolve().name for path in args.work_dirs))
+    try:
+        write_atomically(out, page)
+    except OSError as error:
+        raise UserError(f'{out}: cannot be written ({error}); name another place with --out') from error
+    print(f'{out}: {len(page) / 1e6:.1f} MB')
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,265 @@
+"""One HTML page of what runs have given: tables, curves, losses, classes or distances, pictures, configurations."""
+
+import base64
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import jinja2
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..errors import UserError
+from .few_shot_curve import plot_cells, plot_published, published_beside
+from .few_shot_table import (
+    CellResult,
+    fractions_of,
+    from_csv,
+    main_scores,
+    missing_lines,
+    published_note,
+    published_rows,
+    seeds_note,
+    table_rows,
+)
+from .runs import RunRecord, find_runs, read_run
+
+PICTURE_WIDTH, PICTURE_QUALITY = 1000, 82
+# group of a score's name: a class, or a range of distances or a camera
+GROUPS = (re.compile(r'IoU/(?P<group>.+)'), re.compile(r'(?P<group>.+)/pixel/abs_rel'))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page.
+
+    Attributes:
+        title: above it. rows: header and rows, as text.
+        shades: for each entry of the rows below the header a share in [0, 1], or None: drawn as a bar behind it.
+        note: below it.
+    """
+
+    title: str
+    rows: list[list[str]]
+    shades: list[list[float | None]]
+    note: str = ''
+
+
+def plain(title: str, rows: list[list[str]], note: str = '') -> Table:
+    """A table without bars."""
+    return Table(title, rows, [[None] * len(row) for row in rows[1:]], note)
+
+
+def groups_of(scores: dict[str, float]) -> dict[str, float]:
+    """The IoU of each class, or abs_rel of each range of distances and each camera."""
+    found = {}
+    for name, value in scores.items():
+        for pattern in GROUPS:
+            if match := pattern.fullmatch(name):
+                found[match['group']] = value
+    return found
+
+
+def group_table(title: str, columns: dict[str, list[dict[str, float]]]) -> Table | None:
+    """Classes or distances down, fractions or runs across; each entry the mean of the scores given for it.
+
+    Args:
+        title: above it.
+        columns: for each column the scores of one or more runs.
+
+    Returns:
+        None where no run has such scores.
+    """
+    parts = {name: [groups_of(scores) for scores in runs] for name, runs in columns.items()}
+    names = list(dict.fromkeys(group for runs in parts.values() for run in runs for group in run))
+    if not names:
+        return None
+    classes = any(name.startswith('IoU/') for runs in columns.values() for run in runs for name in run)
+    rows, shades = [['class, IoU (%)' if classes else 'ground truth, abs_rel', *columns]], []
+    means = {}
+    for column, runs in parts.items():
+        for name in names:
+            values = [run[name] for run in runs if name in run]
+            means[name, column] = sum(values) / len(values) if values else None
+    top = 100 if classes else max((value for value in means.values() if value is not None), default=1) or 1
+    for name in names:
+        values = [means[name, column] for column in columns]
+        rows.append([name, *('–' if v is None else f'{v:.1f}' if classes else f'{v:.3f}' for v in values)])
+        shades.append([None, *(None if v is None else min(v / top, 1) for v in values)])
+    return Table(title, rows, shades)
+
+
+def _svg(draw: Callable[[Axes], None], size: tuple[float, float] = (6.4, 4.2)) -> str:
+    """A figure as inline SVG, the same for the same data."""
+    with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'report', 'font.family': 'sans-serif'}):
+        figure = Figure(figsize=size, layout='constrained')
+        FigureCanvasSVG(figure)
+        draw(figure.subplots())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format='svg', metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type')))
+    return buffer.getvalue()[buffer.getvalue().index('<svg') :]
+
+
+def loss_figure(title: str, runs: Sequence[tuple[str, RunRecord]]) -> str | None:
+    """Losses over iterations, runs of one name in one colour; None where nothing was logged."""
+    losses = [(name, run.losses) for name, run in runs]
+    names = list(dict.fromkeys(name for name, values in losses if values))
+    if not names:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for name, values in losses:
+            if values:
+                first = name not in axes.get_legend_handles_labels()[1]
+                axes.plot(*zip(*values, strict=True), f'C{names.index(name)}', label=name if first else None, lw=1.2)
+        axes.set(title=title, xlabel='iteration', ylabel='training loss')
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+
+    return _svg(draw)
+
+
+def _data_uri(path: Path) -> str:
+    """A picture as a JPEG inside the page."""
+    try:
+        with Image.open(path) as image:
+            image = image.convert('RGB')
+    except OSError as error:
+        raise UserError(f'{path}: the picture cannot be read ({error}); run tools/test.py again') from error
+    image.thumbnail((PICTURE_WIDTH, 10**6), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=PICTURE_QUALITY, optimize=True)
+    return f'data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'
+
+
+def strip(title: str, run: RunRecord) -> dict | None:
+    """The best, the median and the worst image of a run, for the template; None where there are none."""
+    pictures = [
+        dict(
+            caption=f'{example["rank"]}: {Path(example["image"]).name}, {example["metric"]} {example["score"]:.3g}',
+            uri=_data_uri(run.picture(example)),
+        )
+        for example in run.record.get('examples', [])
+    ]
+    return dict(title=title, pictures=pictures) if pictures else None
+
+
+def _provenance(runs: Sequence[tuple[str, RunRecord]]) -> tuple[list[dict], list[Table]]:
+    """Configurations, each once, and the versions that the tests ran with."""
+    configs: dict[str, list[str]] = {}
+    versions: dict[tuple, list[str]] = {}
+    for name, run in runs:
+        if run.config:
+            configs.setdefault(run.config, []).append(name)
+        if run.record.get('versions'):
+            versions.setdefault(tuple(run.record['versions'].items()), []).append(name)
+    tables = [
+        plain('' if len(versions) == 1 else ', '.join(names), [['package', 'version'], *map(list, items)])
+        for items, names in versions.items()
+    ]
+    return [dict(title=', '.join(names), text=text) for text, names in configs.items()], tables
+
+
+def _few_shot_section(folder: Path, cells: list[CellResult]) -> dict:
+    """A folder of tools/fewshot.py: the table, the curve, and each cell's run."""
+    runs = [(cell, run) for cell in cells if (run := read_run(folder / cell.folder)) is not None]
+    tables = [
+        plain(f'{title}, {better} is better', table_rows(cells, score))
+        for score, (title, better) in main_scores(cells).items()
+    ]
+    if rows := published_rows(cells):
+        tables.append(plain('Published results', rows, published_note(cells)))
+    figures = [_svg(lambda axes: plot_cells(axes, cells))]
+    if published_beside(cells):
+        figures.append(_svg(plot_published))
+    group_tables, losses, strips = [], [], []
+    for backbone in dict.fromkeys(cell.backbone for cell in cells):
+        own = sorted(
+            ((cell, run) for cell, run in runs if cell.backbone == backbone),
+            key=lambda pair: Fraction(pair[0].fraction),
+        )
+        columns = {f: [run.scores for cell, run in own if cell.fraction == f] for f in fractions_of(cells)}
+        group_tables.append(group_table(f'{backbone}, mean over seeds', columns))
+        losses.append(loss_figure(backbone, [(cell.fraction, run) for cell, run in own]))
+        seed = min((cell.seed for cell, _ in own), default=None)
+        strips += [strip(f'{backbone}, {cell.fraction}, seed {seed}', run) for cell, run in own if cell.seed == seed]
+    named = [(f'{cell.backbone} {cell.fraction} seed {cell.seed}', run) for cell, run in runs]
+    configs, versions = _provenance(named)
+    return dict(
+        title=f'Few-shot table, {folder.name}',
+        notes=[seeds_note(cells)],
+        missing=missing_lines(cells),
+        tables=tables,
+        figures=figures,
+        group_tables=[table for table in group_tables if table],
+        losses=[figure for figure in losses if figure],
+        strips=[some for some in strips if some],
+        configs=configs,
+        versions=versions,
+    )
+
+
+def _runs_section(folder: Path, runs: list[RunRecord]) -> dict:
+    """A folder of single runs."""
+    named = []
+    for run in runs:
+        place = run.folder if run.folder.is_relative_to(folder) else run.record_folder or run.folder
+        relative = place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.name
+        named.append((folder.resolve().name if relative == '.' else relative, run))
+    shown: dict[str, None] = {}
+    for _, run in named:
+        keys = [name for name in run.scores if not any(pattern.fullmatch(name) for pattern in GROUPS)]
+        short = [name for name in keys if name.startswith('pixel/') or '/' not in name]
+        constant = [name for name in keys if name in ('majority/mIoU', 'mean_depth/abs_rel', 'mean_depth/rmse')]
+        shown |= dict.fromkeys([*short, 'pixel/abs_rel', *constant] if 'pixel/rmse' in keys else [*short, *constant])
+    rows = [['run', *shown]]
+    for name, run in named:
+        rows.append([name, *(f'{run.scores[key]:.4g}' if key in run.scores else '–' for key in shown)])
+    configs, versions = _provenance(named)
+    return dict(
+        title=f'Runs, {folder.resolve().name}',
+        notes=[],
+        missing=[f'{name}: not tested' for name, run in named if not run.record],
+        tables=[plain('Scores', rows)] if shown else [],
+        figures=[],
+        group_tables=[t for t in [group_table('', {n: [r.scores] for n, r in named if r.record})] if t],
+        losses=[figure for figure in [loss_figure('', named)] if figure],
+        strips=[some for name, run in named if (some := strip(name, run))],
+        configs=configs,
+        versions=versions,
+    )
+
+
+def section(folder: Path) -> dict:
+    """What the template shows of a folder.
+
+    Raises:
+        UserError: no such folder, no run in it, or a file in it that cannot be read.
+    """
+    if (folder / 'table.csv').is_file():
+        return _few_shot_section(folder, from_csv(folder / 'table.csv'))
+    return _runs_section(folder, find_runs(folder))
+
+
+def render(folders: Sequence[Path], title: str) -> str:
+    """The page: HTML that needs no other file and no network.
+
+    Args:
+        folders: work dirs of tools/fewshot.py, tools/train.py or tools/test.py.
+        title: of the page.
+
+    Raises:
+        UserError: see `section`.
+    """
+    loader = jinja2.PackageLoader('vit22b_dense.evaluation', '.')
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.get_template('report.html.j2')
+    return template.render(title=title, sections=[section(folder) for folder in folders])
