@@ -37,6 +37,11 @@ def test_depth_trains_and_tests(run_tool, tmp_path):
     pictures = list((out / 'pictures').rglob('*.png'))
     assert len(pictures) == 3
     assert all(Image.open(path).size[0] > 900 for path in pictures)
+    examples = {example['rank']: example for example in record['examples']}
+    assert list(examples) == ['best', 'median', 'worst']
+    assert examples['best']['score'] < examples['median']['score'] < examples['worst']['score']
+    mean_of_images = np.mean([example['score'] for example in examples.values()])
+    assert mean_of_images == pytest.approx(scores['image/abs_rel'])
     # The scores are those of the written maps and the prepared points, at the images' own size.
     errors, depths = [], []
     for path in sorted((out / 'depth').rglob('*.png')):

@@ -129,6 +129,16 @@ def test_testing_writes_scores_labels_and_pictures_and_agrees_with_mmsegs_script
     mean = 100 * np.mean(intersection[union > 0] / union[union > 0])
     assert record['scores']['mIoU'] == pytest.approx(mean, abs=0.01)
     assert 0 < record['scores']['majority/mIoU'] < 100
+    names = ('building', 'sky', 'tree', 'road', 'sidewalk', 'person', 'car')
+    classes = {f'IoU/{name}': 100 * i / u for name, i, u in zip(names, intersection, union, strict=True) if u}
+    assert {k: v for k, v in record['scores'].items() if k.startswith('IoU/')} == pytest.approx(classes, abs=0.01)
+    assert [example['rank'] for example in record['examples']] == ['best', 'worst']
+    assert record['examples'][0]['score'] > record['examples'][1]['score']
+    for example in record['examples']:
+        shown = np.asarray(Image.open(tmp_path / 'examples' / example['picture']))
+        drawn = next((tmp_path / 'pictures').rglob(f'*{Path(example["image"]).stem}*.png'))
+        assert np.array_equal(shown, np.asarray(Image.open(drawn)))
+    assert record['versions']['torch'] == torch.__version__
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 2
     assert f'mIoU {record["scores"]["mIoU"]:.2f} (majority class' in done.stdout
 

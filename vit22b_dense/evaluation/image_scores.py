@@ -30,10 +30,9 @@ class ImageScores(BaseMetric):
         """Positions of the best, the median and the worst image; of fewer where there are fewer."""
         scored = [i for i, (_, score) in enumerate(self.images) if np.isfinite(score)]
         scored.sort(key=lambda i: self.images[i][1], reverse=self.higher_is_better)
-        if not scored:
-            return {}
-        places = {'best': scored[0], 'median': scored[len(scored) // 2], 'worst': scored[-1]}
-        return {name: i for n, (name, i) in enumerate(places.items()) if i not in list(places.values())[:n]}
+        places = {'best': 0, 'median': len(scored) // 2, 'worst': len(scored) - 1}
+        names = {0: [], 1: ['best'], 2: ['best', 'worst']}.get(len(scored), list(places))
+        return {name: scored[places[name]] for name in names}
 
 
 @METRICS.register_module()

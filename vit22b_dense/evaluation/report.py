@@ -95,7 +95,7 @@ def group_table(title: str, columns: dict[str, list[dict[str, float]]]) -> Table
     return Table(title, rows, shades)
 
 
-def _svg(draw: Callable[[Axes], None], size: tuple[float, float] = (6.4, 4.2)) -> str:
+def _svg(draw: Callable[[Axes], None], size: tuple[float, float] = (4.8, 3.5)) -> str:
     """A figure as inline SVG, the same for the same data."""
     with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'report', 'font.family': 'sans-serif'}):
         figure = Figure(figsize=size, layout='constrained')
