@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import REPO
 from mmengine.config import Config
+from mmengine.registry import PARAM_SCHEDULERS
 from mmseg.registry import DATASETS, METRICS, MODELS
 
 from vit22b_dense.engine.config import AXES, ConfigError, axis_values, check_data, default_work_dir, load_config
@@ -180,6 +181,22 @@ def test_axes_reach_the_run(leaf):
         assert cfg.model.backbone.frozen is False
         assert cfg.optim_wrapper.paramwise_cfg.decay_rate == 0.95
         assert cfg.val_dataloader.dataset.data_root == '/d'
+
+
+@pytest.mark.parametrize('leaf', LEAVES)
+@pytest.mark.parametrize('fraction', FRACTIONS)
+def test_the_warm_up_ends_at_the_full_learning_rate(leaf, fraction):
+    cfg = load(leaf, fraction=fraction)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in cfg.param_scheduler]
+    rates = []
+    for _ in range(cfg.param_scheduler[-1].begin + 2):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert rates[0] == pytest.approx(1e-3)
+    assert max(rates) == pytest.approx(1.0, abs=0.001)
 
 
 @pytest.mark.parametrize('leaf', ['ade20k/upernet.py', 'pascal_voc12/linear_aug.py', 'waymo/dpt.py'])
