@@ -37,7 +37,7 @@ def test_files_and_index(made_root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert '12 frames written' in last_line(done)
     assert '3 done, 0 complete before, 0 failed' in last_line(done)
-    assert '3.0 of 3 segments, 0:00:00 left' in done.stderr
+    assert '3.0 of 3 segments, 0 s left' in done.stderr
     base = tmp_path / 'training'
     assert len(contents(base)) == 3 * (2 * 2 * 2 + 1)
     index = index_of(tmp_path)

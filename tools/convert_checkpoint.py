@@ -6,14 +6,13 @@ The source stays as it is; the destination appears under its name when it is who
 
 import argparse
 import re
-import sys
 import time
-from collections.abc import Callable
 
 import torch
 
 from vit22b_dense.checkpoint import LAYOUTS, SAME, convert_checkpoint
 from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.progress import Progress
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
@@ -61,21 +60,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def progress_line() -> Callable[[int, int], None]:
-    """A callback that keeps one line on a terminal, and writes a line at each tenth elsewhere."""
-    start, live, tenth = time.time(), sys.stdout.isatty(), 0
-
-    def show(done: int, total: int) -> None:
-        nonlocal tenth
-        if live or done * 10 // total > tenth:
-            tenth = done * 10 // total
-            left = (time.time() - start) / done * (total - done)
-            line = f'{done / 1e9:.3f} of {total / 1e9:.3f} GB, {left:.0f} s left'
-            print(f'\r{line}   ' if live else line, end='' if live and done < total else '\n', flush=True)
-
-    return show
-
-
 def main() -> None:
     args = parse_args()
     if args.max_shard_size and args.destination.endswith(('.pth', '.safetensors')):
@@ -92,7 +76,7 @@ def main() -> None:
         max_shard_bytes=args.max_shard_size or 5 * 10**9,
         prefix=args.prefix,
         overwrite=args.overwrite,
-        progress=progress_line(),
+        progress=Progress(lambda done, total: f'{done / 1e9:.3f} of {total / 1e9:.3f} GB'),
     )
     for note in done.notes:
         print(f'note: {note}')

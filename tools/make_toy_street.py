@@ -6,13 +6,12 @@ The same arguments give the same files. A complete set is left alone, one that w
 
 import argparse
 import os
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from vit22b_dense.datasets.toy_street import write_ade, write_waymo
 from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.progress import Progress
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -41,26 +40,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def progress_line(unit: str) -> Callable[[int, int], None]:
-    """A callback that keeps one line on a terminal, and writes a line at each tenth elsewhere."""
-    start, live = time.time(), sys.stdout.isatty()
-
-    def show(done: int, total: int) -> None:
-        if live or done * 10 // total > (done - 1) * 10 // total:
-            left = (time.time() - start) / done * (total - done)
-            end = '' if live and done < total else '\n'
-            line = f'{done}/{total} {unit}, {left:.0f} s left'
-            print(f'\r{line}   ' if live else line, end=end, flush=True)
-
-    return show
-
-
 def main() -> None:
     args = parse_args()
     start = time.time()
     write, unit = (write_waymo, 'segments') if args.format == 'waymo' else (write_ade, 'frames')
     try:
-        made = write(args.out, args.train, args.val, args.size, args.seed, args.workers, progress_line(unit))
+        made = write(args.out, args.train, args.val, args.size, args.seed, args.workers, Progress(unit))
     except OSError as error:
         raise UserError(f'cannot write the toy street to {args.out}: {error}') from error
     said = f'made {made} {unit} in {time.time() - start:.0f} s' if made else 'already complete'

@@ -2,8 +2,6 @@
 """Tell which few-shot subset a config trains on: its size, a digest to publish, and rare or missing classes."""
 
 import argparse
-import sys
-import time
 from pathlib import Path
 
 from mmengine.registry import init_default_scope
@@ -15,6 +13,7 @@ from vit22b_dense.datasets.few_shot import FewShotSubset, digest
 from vit22b_dense.engine.config import AXES, add_config_arguments, check_data, load_config
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.files import write_atomically
+from vit22b_dense.progress import Progress
 
 RARE = 10  # images
 
@@ -30,15 +29,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def progress_line(start: float, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        left = (time.time() - start) / done * (total - done)
-        print(f'\r{done}/{total} label maps, {left:.0f} s left  ', end='' if done < total else '\n', file=sys.stderr)
-
-
 def class_table(subset: FewShotSubset, num_classes: int) -> str:
-    start = time.time()
-    pixels, images = count_classes(subset, num_classes, lambda done, total: progress_line(start, done, total))
+    pixels, images = count_classes(subset, num_classes, Progress('label maps'))
     table = PrettyTable(['class', 'pixels', 'share %', 'images', ''], align='r')
     total = max(int(pixels.sum()), 1)
     for name, p, n in zip(subset.metainfo['classes'], pixels, images, strict=True):

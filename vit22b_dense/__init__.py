@@ -5,21 +5,21 @@ Importing the package registers everything in mmseg's registries; in a config,
 """
 
 import contextlib
-import sys
+import io
 import warnings
 
 # The compiled operations of mmcv, which nothing here uses, are absent by design.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
-# mmseg tells on stdout about an optional package; a tool's output is not the place for it
-with contextlib.redirect_stdout(sys.stderr):
+# mmseg prints at its import that an optional package is absent; a tool's output is not the place for it
+with contextlib.redirect_stdout(io.StringIO()):
     import mmseg.datasets  # noqa: F401
 from . import datasets, engine, evaluation, models
 from .datasets import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
 from .evaluation import SparseDepthMetric
 from .models import DPTDepthHead, LinearDepthHead, LinearHead, TokenPyramid, ViT22B
+from .version import __version__
 
-__version__ = '0.1.0'
 __all__ = [
     'DPTDepthHead',
     'FewShotSubset',
@@ -30,6 +30,7 @@ __all__ = [
     'TokenPyramid',
     'ViT22B',
     'WaymoDepthDataset',
+    '__version__',
     'datasets',
     'engine',
     'evaluation',

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import UserError
 from ..evaluation.few_shot_table import main_scores, mean_and_std, scores_at
 from ..files import write_atomically
-from ..progress import Progress, duration
+from ..progress import duration, overwrite_line
 from .few_shot_cells import FAILURE, Cell
 
 POLL = 0.2  # seconds between two looks at a running process
@@ -146,13 +146,13 @@ class Run:
         shown = 0.0
         while (status := self.process.poll()) is None:
             time.sleep(POLL)
-            if sys.stderr.isatty() and time.time() - shown > 1:
+            if sys.stdout.isatty() and time.time() - shown > 1:
                 shown = time.time()
                 iteration, loss = iteration_reached(cell.work_dir) if name == 'train' else (0, None)
                 inside = f'iteration {iteration}/{cell.iterations}, loss {loss:.3f}' if loss is not None else name
                 spent = duration(time.time() - start)
-                Progress.show(f'{self._place(cell)}: {inside}, {spent} so far{self._left(cell)}')
-        Progress.show('')
+                overwrite_line(f'{self._place(cell)}: {inside}, {spent} so far{self._left(cell)}')
+        overwrite_line('')
         return status
 
     def stop(self) -> None:

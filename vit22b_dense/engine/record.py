@@ -15,12 +15,11 @@ from PIL import Image
 from ..datasets.loading import LoadImage
 from ..evaluation.image_scores import ImageScores
 from ..files import write_atomically
+from ..version import __version__
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide about scores, and the device."""
-    from .. import __version__
-
     packages = dict(torch=torch, mmseg=mmseg, mmengine=mmengine, mmcv=mmcv)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU ({platform.machine()})'
     found = {name: str(package.__version__) for name, package in packages.items()}

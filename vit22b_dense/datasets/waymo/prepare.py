@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...progress import duration
 from .components import needed_components
 from .index import read_index
 from .segment import SegmentReport, prepare_segment, report_complete
@@ -194,8 +195,7 @@ class _Progress:
         if done and (force or now - self.printed >= PROGRESS_SECONDS):
             self.printed = now
             left = (now - self.began) / done * (self.segments - done)
-            clock = f'{int(left // 3600)}:{int(left % 3600 // 60):02}:{int(left % 60):02}'
-            self.log(f'{done:.1f} of {self.segments} segments, {clock} left')
+            self.log(f'{done:.1f} of {self.segments} segments, {duration(left)} left')
 
 
 def _segment(job: Job, name: str, on_frame: Callable[[float], None]) -> SegmentReport:
