@@ -13,7 +13,7 @@ import pytest
 from conftest import REPO, make_ade
 from mmengine.config import Config
 
-from vit22b_dense.engine.few_shot_cells import Backbone, first_difference, plan
+from vit22b_dense.engine.few_shot_cells import Backbone, Cell, first_difference, plan
 from vit22b_dense.engine.few_shot_runs import Run, iteration_reached, time_left
 from vit22b_dense.errors import UserError
 
@@ -245,3 +245,22 @@ def test_first_difference_ignores_places_and_tells_lists_from_values():
     assert first_difference(one, dict(model=dict(a=[1, 2], b=None), work_dir='y')) is None
     assert first_difference(one, dict(model=dict(a=[1, 3], b=None))) == ('model.a.1', 2, 3)
     assert first_difference(one, dict(model=dict(a=[1, 2]))) == ('model.b', None, 'absent')
+
+
+def test_an_interrupt_ends_the_process_and_its_cell_stays_unfinished(data_root, tmp_path, monkeypatch):
+    cells = planned(data_root, tmp_path)
+    sleep = [sys.executable, '-c', 'import time; time.sleep(600)']
+    monkeypatch.setattr(Cell, 'commands', lambda self: {'train': sleep})
+    started = []
+
+    def interrupt(self, *_):
+        started.append(self.process)
+        raise KeyboardInterrupt
+
+    run = Run(cells, lambda: None)
+    monkeypatch.setattr(Run, '_wait', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.all()
+    assert started[0].poll() == -signal.SIGTERM
+    assert not (cells[0].work_dir / 'failed.txt').exists()
+    assert cells[0].result().status == 'not run'

@@ -79,7 +79,7 @@ def write_table(cells: list[Cell], work_dir: Path, title: str) -> str:
 
 
 def terminated(*_: object) -> None:
-    """On SIGTERM leave as on an interrupt, so that the running process is ended and the table written."""
+    """Leave as on an interrupt, so that the running process is ended and the table written."""
     raise KeyboardInterrupt
 
 
@@ -106,7 +106,9 @@ def main() -> int:
     write_table(cells, work_dir, title)
     run = Run(cells, lambda: write_table(cells, work_dir, title))
     if not args.collect:
-        signal.signal(signal.SIGTERM, terminated)
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(ending, terminated)
         try:
             run.all()
         finally:

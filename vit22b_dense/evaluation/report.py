@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ..errors import UserError
@@ -119,6 +120,7 @@ def loss_figure(title: str, runs: Sequence[tuple[str, RunRecord]]) -> str | None
                 first = name not in axes.get_legend_handles_labels()[1]
                 axes.plot(*zip(*values, strict=True), f'C{names.index(name)}', label=name if first else None, lw=1.2)
         axes.set(title=title, xlabel='iteration', ylabel='training loss')
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
 
