@@ -134,7 +134,9 @@ def test_another_configuration_is_refused_and_nothing_overwritten(finished, data
 
 def planned(data_root, work_dir, backbones=('vit22b_tiny',), fractions=('1/2',), seeds=(0,), options=OPTIONS, **more):
     parsed = [Backbone.parse(text) for text in backbones]
-    return plan(CONFIG, parsed, fractions, seeds, work_dir, data_root=str(data_root), options=options, **more)
+    return plan(
+        CONFIG, parsed, fractions, seeds, work_dir, REPO / 'tools', data_root=str(data_root), options=options, **more
+    )
 
 
 def test_an_unwritable_work_dir(data_root, tmp_path):
@@ -183,18 +185,30 @@ def test_a_folder_with_a_foreign_checkpoint_is_refused(data_root, tmp_path):
         planned(data_root, tmp_path)
 
 
+def test_a_folder_trained_on_other_images_is_refused(data_root, tmp_path):
+    (cell,) = planned(data_root, tmp_path)
+    cell.work_dir.mkdir(parents=True)
+    cell.cfg.dump(cell.work_dir / 'linear.py')
+    (cell.work_dir / 'iter_2.pth').write_text('')
+    cell.write_subset()
+    assert planned(data_root, tmp_path)[0].train_names == cell.train_names
+    (cell.work_dir / 'subset.txt').write_text('images/training/00.jpg\n')
+    with pytest.raises(UserError, match=r'trained on other images, listed in subset.txt'):
+        planned(data_root, tmp_path)
+
+
 def test_cells_come_seed_by_seed_with_the_subsets_sizes(data_root, tmp_path):
     cells = planned(
         data_root, tmp_path, backbones=['vit22b_tiny', 'vit22b_small'], fractions=['1/2', '1'], seeds=[0, 1]
     )
-    assert [(c.seed, c.backbone.name, c.fraction, c.train_images) for c in cells] == [
+    assert [(c.seed, c.backbone.name, c.fraction, len(c.train_names)) for c in cells] == [
         (seed, name, fraction, images)
         for seed in (0, 1)
         for name in ('vit22b_tiny', 'vit22b_small')
         for fraction, images in (('1/2', 3), ('1', 6))
     ]
     assert len({c.work_dir for c in cells}) == 8
-    assert len({c.subset_digest for c in cells}) == 3, 'two halves, and everything twice the same'
+    assert len({c.train_names for c in cells}) == 3, 'two halves, and everything twice the same'
     assert cells[0].label == 'vit22b_tiny (random weights)'
     assert not os.environ.keys() & {'VIT22B_BACKBONE', 'VIT22B_WEIGHTS', 'VIT22B_SEED'}
 

@@ -93,6 +93,7 @@ def main() -> int:
         args.fractions,
         args.seeds,
         work_dir,
+        Path(__file__).resolve().parent,
         args.regime,
         args.data_root,
         args.cfg_options,

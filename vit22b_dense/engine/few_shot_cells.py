@@ -15,12 +15,12 @@ from mmseg.registry import DATASETS
 from ..datasets.few_shot import FewShotSubset, digest
 from ..errors import UserError
 from ..evaluation.few_shot_table import CellResult
+from ..files import write_atomically
 from .config import check_data, load_config, parse_overrides
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 RANDOM = ':random'
 # the test has a folder of its own below the cell's, since every run dumps its configuration
-TEST, SCORES, FAILURE = 'test', 'test/scores.json', 'failed.txt'
+TEST, SCORES, FAILURE, SUBSET = 'test', 'test/scores.json', 'failed.txt', 'subset.txt'
 # what may differ between two runs of one configuration
 PLACES = ('work_dir', 'resume', 'load_from', 'launcher')
 
@@ -92,7 +92,8 @@ class Cell:
         folder: the same, relative to the table's.
         regime, data_root: axes that all cells share; None for the config's default.
         options: ``KEY=VALUE`` strings.
-        train_images, subset_digest: of its subset.
+        train_names: names of its subset's images.
+        tools: folder of train.py and test.py.
     """
 
     backbone: Backbone
@@ -106,8 +107,8 @@ class Cell:
     regime: str | None
     data_root: str | None
     options: tuple[str, ...]
-    train_images: int
-    subset_digest: str
+    train_names: tuple[str, ...] = field(repr=False)
+    tools: Path
 
     def __str__(self) -> str:
         return f'{self.label} {self.fraction} seed {self.seed}'
@@ -134,7 +135,7 @@ class Cell:
         common = [part for axis, value in axes.items() if value is not None for part in (f'--{axis}', value)]
         if self.options:
             common += ['--cfg-options', *self.options]
-        train, test = ([sys.executable, str(TOOLS / f'{name}.py'), self.config] for name in ('train', 'test'))
+        train, test = ([sys.executable, str(self.tools / f'{name}.py'), self.config] for name in ('train', 'test'))
         commands = {}
         if not self.checkpoint.exists():
             commands['train'] = [*train, '--resume', '--work-dir', str(self.work_dir), *common]
@@ -160,20 +161,25 @@ class Cell:
             backbone=self.label,
             fraction=self.fraction,
             seed=self.seed,
-            train_images=self.train_images,
+            train_images=len(self.train_names),
             iterations=self.iterations,
             status=status,
             data_set=_innermost(self.cfg.test_dataloader.dataset)['type'],
-            subset_digest=self.subset_digest,
+            subset_digest=digest(self.train_names),
             folder=str(self.folder),
             scores=scores,
         )
+
+    def write_subset(self) -> None:
+        """Leave the names of the training images in the folder."""
+        write_atomically(self.work_dir / SUBSET, ''.join(f'{name}\n' for name in self.train_names))
 
     def check_folder(self) -> None:
         """Look whether the folder may be used.
 
         Raises:
-            UserError: it holds checkpoints or scores of another configuration; names the first difference.
+            UserError: it holds checkpoints or scores of another configuration (names the first difference) or of
+                other training images.
         """
         dumped = self.work_dir / Path(self.config).name
         holds = [path.name for pattern in ('*.pth', SCORES) for path in self.work_dir.glob(pattern)]
@@ -190,6 +196,12 @@ class Cell:
             raise UserError(
                 f'{self.work_dir}: holds {holds[0]} of another configuration: {key} is {there!r} there and '
                 f'{asked!r} now. Choose another --work-dir, or remove that folder'
+            )
+        listed = self.work_dir / SUBSET
+        if listed.exists() and digest(listed.read_text(encoding='utf-8').splitlines()) != digest(self.train_names):
+            raise UserError(
+                f'{self.work_dir}: trained on other images, listed in {SUBSET}: the data have changed since. '
+                'Choose another --work-dir, or remove that folder'
             )
 
 
@@ -224,6 +236,7 @@ def plan(
     fractions: Sequence[str],
     seeds: Sequence[int],
     work_dir: Path,
+    tools: Path,
     regime: str | None = None,
     data_root: str | None = None,
     options: Sequence[str] = (),
@@ -237,6 +250,7 @@ def plan(
         config: file.
         backbones, fractions, seeds: the table's axes.
         work_dir: the cells' folders come below it.
+        tools: folder of train.py and test.py.
         regime, data_root: axes that all cells share; None for the config's default.
         options: ``KEY=VALUE`` strings as for ``--cfg-options``.
 
@@ -262,8 +276,7 @@ def plan(
                     whole = _build_whole(cfg)
                 if (fraction, seed) not in subsets:
                     subset = FewShotSubset(whole, fraction, seed, _subset_config(cfg).get('unit'))
-                    subsets[fraction, seed] = (len(subset), digest(subset.names))
-                images, fingerprint = subsets[fraction, seed]
+                    subsets[fraction, seed] = tuple(subset.names)
                 folder = Path(backbone.folder, fraction.replace('/', '_'), f'seed{seed}')
                 cell = Cell(
                     backbone=backbone,
@@ -277,8 +290,8 @@ def plan(
                     regime=regime,
                     data_root=data_root,
                     options=tuple(own),
-                    train_images=images,
-                    subset_digest=fingerprint,
+                    train_names=subsets[fraction, seed],
+                    tools=tools,
                 )
                 cell.check_folder()
                 cells.append(cell)

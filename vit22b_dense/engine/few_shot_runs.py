@@ -116,7 +116,8 @@ class Run:
 
     def _run(self, cell: Cell, lock: int) -> None:
         (cell.work_dir / FAILURE).unlink(missing_ok=True)
-        print(f'{self._place(cell)}: {cell.train_images} images, {cell.iterations} iterations', flush=True)
+        cell.write_subset()
+        print(f'{self._place(cell)}: {len(cell.train_names)} images, {cell.iterations} iterations', flush=True)
         start, resumed = time.time(), any(cell.work_dir.glob('*.pth'))
         for name, command in cell.commands().items():
             log = cell.work_dir / f'{name}.txt'
