@@ -141,9 +141,27 @@ def test_single_runs_in_one_folder(tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text('{"loss": 1.0, "step": 1}\n{"loss": 0.5, "st')
     page = Page(render([tmp_path / 'runs'], 'title'))
-    assert page.tables[0] == [['run', 'mIoU'], ['one', '21.3'], ['three', '–'], ['two', '49.82']]
+    assert page.tables[0] == [['run', 'mIoU'], ['one', '21.3'], ['two', '49.82']]
     assert any('three: not tested' in part for part in page.text)
     assert ['road', '50.0', '80.0'] in page.tables[1]
+
+
+def test_segmentation_and_depth_in_one_folder_have_tables_of_their_own(tmp_path):
+    make_run(tmp_path / 'runs/seg', {'mIoU': 21.3, 'majority/mIoU': 2.5, 'majority/aAcc': 9.0, 'IoU/road': 50.0})
+    scores = {'pixel/abs_rel': 0.3, 'image/abs_rel': 0.2, 'mean_depth/rmse': 14.0, '0-20m/pixel/abs_rel': 0.1}
+    make_run(tmp_path / 'runs/depth', scores | {'images': 8}, metric='abs_rel')
+    tables = Page(render([tmp_path / 'runs'], 'title')).tables
+    assert tables[:4] == [
+        [['run', 'mIoU', 'majority/mIoU'], ['seg', '21.3', '2.5']],
+        [['run', 'pixel/abs_rel', 'mean_depth/rmse'], ['depth', '0.3', '14']],
+        [['class, IoU (%)', 'seg'], ['road', '50.0']],
+        [['ground truth, abs_rel', 'depth'], ['0-20m', '0.100']],
+    ]
+
+
+def test_many_classes_are_folded_away(tmp_path):
+    make_run(tmp_path / 'run', {'mIoU': 21.3} | {f'IoU/{n}': float(n) for n in range(60)})
+    assert '<summary>60 rows: class, IoU (%)</summary>' in render([tmp_path / 'run'], 'title')
 
 
 def test_a_test_elsewhere_finds_its_training(tmp_path):

@@ -75,7 +75,7 @@ def main() -> None:
         record = dict(
             config=args.config,
             axes={axis: value for axis, value in axes.items() if value is not None},
-            checkpoint=args.checkpoint,
+            checkpoint=str(Path(args.checkpoint).resolve()) if Path(args.checkpoint).exists() else args.checkpoint,
             images=len(runner.test_dataloader.dataset),
             scores={name: float(value) for name, value in scores.items()},
             examples=draw_examples(runner, runner.test_evaluator.metrics[-1], Path(cfg.work_dir, 'examples')),

@@ -272,6 +272,10 @@ def plan(
                 own = [*options, *backbone.random_options(cfg)]
                 cfg.merge_from_dict(parse_overrides(own))
                 if whole is None:
+                    if 'max_iters' not in cfg.train_cfg:
+                        raise UserError(
+                            f'{config}: trains by epochs; give train_cfg an iteration-based loop (max_iters)'
+                        )
                     check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
                     whole = _build_whole(cfg)
                 if (fraction, seed) not in subsets:

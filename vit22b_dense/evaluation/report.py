@@ -207,6 +207,16 @@ def _few_shot_section(folder: Path, cells: list[CellResult]) -> dict:
     )
 
 
+def _score_table(named: Sequence[tuple[str, RunRecord]]) -> Table:
+    """Scores of all images together and the constant answer's, a row a run."""
+    constants = ('majority/mIoU', 'mean_depth/abs_rel', 'mean_depth/rmse')
+    names = dict.fromkeys(name for _, run in named for name in run.scores)
+    depth = any(run.of_depth for _, run in named)
+    shown = [n for n in names if n in constants or (n.startswith('pixel/') if depth else '/' not in n)]
+    rows = [[f'{run.scores[name]:.4g}' if name in run.scores else '–' for name in shown] for _, run in named]
+    return plain('Scores', [['run', *shown], *([name, *row] for (name, _), row in zip(named, rows, strict=True))])
+
+
 def _runs_section(folder: Path, runs: list[RunRecord]) -> dict:
     """A folder of single runs."""
     named = []
@@ -214,23 +224,17 @@ def _runs_section(folder: Path, runs: list[RunRecord]) -> dict:
         place = run.folder if run.folder.is_relative_to(folder) else run.record_folder or run.folder
         relative = place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.name
         named.append((folder.resolve().name if relative == '.' else relative, run))
-    shown: dict[str, None] = {}
-    for _, run in named:
-        keys = [name for name in run.scores if not any(pattern.fullmatch(name) for pattern in GROUPS)]
-        short = [name for name in keys if name.startswith('pixel/') or '/' not in name]
-        constant = [name for name in keys if name in ('majority/mIoU', 'mean_depth/abs_rel', 'mean_depth/rmse')]
-        shown |= dict.fromkeys([*short, 'pixel/abs_rel', *constant] if 'pixel/rmse' in keys else [*short, *constant])
-    rows = [['run', *shown]]
-    for name, run in named:
-        rows.append([name, *(f'{run.scores[key]:.4g}' if key in run.scores else '–' for key in shown)])
+    # segmentation and depth have no score in common
+    kinds = [[(name, run) for name, run in named if run.record and run.of_depth is depth] for depth in (False, True)]
+    group_tables = [group_table('', {name: [run.scores] for name, run in kind}) for kind in kinds]
     configs, versions = _provenance(named)
     return dict(
         title=f'Runs, {folder.resolve().name}',
         notes=[],
         missing=[f'{name}: not tested' for name, run in named if not run.record],
-        tables=[plain('Scores', rows)] if shown else [],
+        tables=[_score_table(kind) for kind in kinds if kind],
         figures=[],
-        group_tables=[t for t in [group_table('', {n: [r.scores] for n, r in named if r.record})] if t],
+        group_tables=[table for table in group_tables if table],
         losses=[figure for figure in [loss_figure('', named)] if figure],
         strips=[some for name, run in named if (some := strip(name, run))],
         configs=configs,

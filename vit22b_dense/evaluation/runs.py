@@ -29,6 +29,11 @@ class RunRecord:
         return self.record.get('scores', {})
 
     @property
+    def of_depth(self) -> bool:
+        """Whether its scores are of depth."""
+        return 'pixel/abs_rel' in self.scores
+
+    @property
     def losses(self) -> list[tuple[int, float]]:
         """Iteration and loss, as logged; of iterations logged twice (a resumed run) the later ones."""
         found = {}
