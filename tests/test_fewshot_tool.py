@@ -229,9 +229,7 @@ def test_a_cell_that_another_process_works_on_is_left_to_it(data_root, tmp_path,
     cells[0].work_dir.mkdir(parents=True)
     with open(cells[0].work_dir / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run = Run(cells, lambda: pytest.fail('nothing was run'))
-        run.all()
-    assert run.busy == cells
+        Run(cells, lambda: pytest.fail('nothing is to be run')).all()
     assert 'another process is at work on it' in capsys.readouterr().out
 
 

@@ -92,8 +92,6 @@ class Run:
         self.cells = cells
         self.after_cell = after_cell
         self.done: list[tuple[int, float]] = []
-        self.failed: list[Cell] = []
-        self.busy: list[Cell] = []
         self.process: subprocess.Popen | None = None
 
     def all(self) -> None:
@@ -108,7 +106,6 @@ class Run:
                         self._run(cell, lock)
                         self.after_cell()
             except Busy:
-                self.busy.append(cell)
                 print(f'{self._place(cell)}: another process is at work on it, left to that one', flush=True)
 
     def _place(self, cell: Cell) -> str:
@@ -190,5 +187,4 @@ class Run:
         how = f'killed by signal {-status}' if status < 0 else f'ended with status {status}'
         reason = f'tools/{name}.py {how}: {lines[-1] if lines else "no output"}'
         write_atomically(cell.work_dir / FAILURE, f'{reason}\n')
-        self.failed.append(cell)
         print(f'{self._place(cell)}: FAILED, {reason}\n    all of its output: {log}', flush=True)

@@ -152,20 +152,16 @@ def strip(title: str, run: RunRecord) -> dict | None:
     return dict(title=title, pictures=pictures) if pictures else None
 
 
-def _provenance(runs: Sequence[tuple[str, RunRecord]]) -> tuple[list[dict], list[Table]]:
-    """Configurations, each once, and the versions that the tests ran with."""
-    configs: dict[str, list[str]] = {}
-    versions: dict[tuple, list[str]] = {}
+def _versions(runs: Sequence[tuple[str, RunRecord]]) -> list[Table]:
+    """The versions that the tests ran with; one table where all are the same."""
+    found: dict[tuple, list[str]] = {}
     for name, run in runs:
-        if run.config:
-            configs.setdefault(run.config, []).append(name)
         if run.record.get('versions'):
-            versions.setdefault(tuple(run.record['versions'].items()), []).append(name)
-    tables = [
-        plain('' if len(versions) == 1 else ', '.join(names), [['package', 'version'], *map(list, items)])
-        for items, names in versions.items()
+            found.setdefault(tuple(run.record['versions'].items()), []).append(name)
+    return [
+        plain('' if len(found) == 1 else ', '.join(names), [['package', 'version'], *map(list, items)])
+        for items, names in found.items()
     ]
-    return [dict(title=', '.join(names), text=text) for text, names in configs.items()], tables
 
 
 def _few_shot_section(folder: Path, cells: list[CellResult]) -> dict:
@@ -180,7 +176,7 @@ def _few_shot_section(folder: Path, cells: list[CellResult]) -> dict:
     figures = [_svg(lambda axes: plot_cells(axes, cells))]
     if published_beside(cells):
         figures.append(_svg(plot_published))
-    group_tables, losses, strips = [], [], []
+    group_tables, losses, strips, configs = [], [], [], []
     for backbone in dict.fromkeys(cell.backbone for cell in cells):
         own = sorted(
             ((cell, run) for cell, run in runs if cell.backbone == backbone),
@@ -191,8 +187,11 @@ def _few_shot_section(folder: Path, cells: list[CellResult]) -> dict:
         losses.append(loss_figure(backbone, [(cell.fraction, run) for cell, run in own]))
         seed = min((cell.seed for cell, _ in own), default=None)
         strips += [strip(f'{backbone}, {cell.fraction}, seed {seed}', run) for cell, run in own if cell.seed == seed]
-    named = [(f'{cell.backbone} {cell.fraction} seed {cell.seed}', run) for cell, run in runs]
-    configs, versions = _provenance(named)
+        for cell, run in own[-1:]:
+            title = (
+                f'{backbone}, {cell.fraction}, seed {cell.seed}; the other cells: their fraction, iterations and seed'
+            )
+            configs.append(dict(title=title, text=run.config))
     return dict(
         title=f'Few-shot table, {folder.name}',
         notes=[seeds_note(cells)],
@@ -203,7 +202,7 @@ def _few_shot_section(folder: Path, cells: list[CellResult]) -> dict:
         losses=[figure for figure in losses if figure],
         strips=[some for some in strips if some],
         configs=configs,
-        versions=versions,
+        versions=_versions([(f'{cell.backbone} {cell.fraction} seed {cell.seed}', run) for cell, run in runs]),
     )
 
 
@@ -227,7 +226,6 @@ def _runs_section(folder: Path, runs: list[RunRecord]) -> dict:
     # segmentation and depth have no score in common
     kinds = [[(name, run) for name, run in named if run.record and run.of_depth is depth] for depth in (False, True)]
     group_tables = [group_table('', {name: [run.scores] for name, run in kind}) for kind in kinds]
-    configs, versions = _provenance(named)
     return dict(
         title=f'Runs, {folder.resolve().name}',
         notes=[],
@@ -237,8 +235,8 @@ def _runs_section(folder: Path, runs: list[RunRecord]) -> dict:
         group_tables=[table for table in group_tables if table],
         losses=[figure for figure in [loss_figure('', named)] if figure],
         strips=[some for name, run in named if (some := strip(name, run))],
-        configs=configs,
-        versions=versions,
+        configs=[dict(title=name, text=run.config) for name, run in named if run.config],
+        versions=_versions(named),
     )
 
 
