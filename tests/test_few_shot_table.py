@@ -17,7 +17,17 @@ IMAGES = {'1/16': 6, '1/2': 46, '1': 92}
 def cell(backbone, fraction, seed, scores=None, status='finished', data_set='BaseSegDataset'):
     folder = f'{backbone}/{fraction.replace("/", "_")}/seed{seed}'
     return CellResult(
-        backbone, fraction, seed, IMAGES[fraction], 25, status, data_set, f'{seed:064x}', folder, scores or {}
+        backbone,
+        fraction,
+        seed,
+        IMAGES[fraction],
+        25,
+        status,
+        data_set,
+        f'{seed:064x}',
+        folder,
+        'linear.py frozen',
+        scores or {},
     )
 
 

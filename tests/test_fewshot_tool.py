@@ -48,14 +48,17 @@ def call(*arguments, **more) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory, data_root):
-    """A folder with one cell, run by the line that --dry-run prints, and then a second cell that fails."""
+    """A folder with one cell, run by the line that --dry-run prints and collected, then a second cell that fails."""
     work_dir = tmp_path_factory.mktemp('fewshot')
     printed = call(work_dir, data_root, '--dry-run')
     assert printed.returncode == 0, printed.stderr[-3000:]
     assert not list(work_dir.iterdir()), 'a dry run must write nothing'
     subprocess.run(['bash', '-c', printed.stdout], capture_output=True, check=True, cwd=REPO)
-    run = call(work_dir, data_root, backbones=('vit22b_tiny=absent.pth', 'vit22b_tiny'))
-    return work_dir, printed, run
+    collected = call(work_dir, data_root, '--collect')
+    assert collected.returncode == 0, collected.stderr[-3000:]
+    files = {name: (work_dir / name).read_bytes() for name in ('table.md', 'table.csv', 'curve.png')}
+    run = call(work_dir, data_root, backbones=('vit22b_tiny=absent.pth',))
+    return work_dir, printed, files, run
 
 
 def contents(folder) -> dict:
@@ -63,7 +66,7 @@ def contents(folder) -> dict:
 
 
 def test_dry_run_prints_a_line_a_cell_and_nothing_else(finished):
-    _, printed, _ = finished
+    _, printed, *_ = finished
     (line,) = printed.stdout.splitlines()
     assert line.count('tools/train.py') == 1
     assert line.count('tools/test.py') == 1
@@ -71,24 +74,35 @@ def test_dry_run_prints_a_line_a_cell_and_nothing_else(finished):
     assert '1 of 1 cells to be run' in printed.stderr
 
 
-def test_a_failed_cell_is_marked_and_the_next_goes_on(finished):
-    work_dir, _, run = finished
+def test_a_failed_cell_is_marked_beside_the_rows_that_were_there(finished):
+    work_dir, *_, run = finished
     assert run.returncode == 1
     assert 'Traceback' not in run.stderr
     failed = next(line for line in run.stdout.splitlines() if 'FAILED' in line)
     assert 'vit22b_tiny (absent) 1/2 seed 0: FAILED, tools/train.py ended with status 1: error: ' in failed
     assert 'absent.pth' in failed
-    assert '1 of 2 cells finished' in run.stdout
+    assert '0 of 1 cells finished' in run.stdout
     assert 'vit22b_tiny (absent), failed: 1/2 seed 0' in run.stdout
     assert (work_dir / 'vit22b_tiny_absent/1_2/seed0/failed.txt').exists()
     scores = json.loads((work_dir / 'vit22b_tiny/1_2/seed0/test/scores.json').read_text())['scores']
-    table = (work_dir / 'table.md').read_text() if (work_dir / 'table.md').exists() else run.stdout
+    table = (work_dir / 'table.md').read_text()
     assert f'| vit22b_tiny (random weights) | {scores["mIoU"]:.2f} |' in table
-    assert '| vit22b_tiny (absent) | failed |' in run.stdout
+    assert '| vit22b_tiny (absent) | failed |' in table
+
+
+def test_after_a_failed_cell_the_next_is_begun(data_root, tmp_path, monkeypatch, capsys):
+    cells = planned(data_root, tmp_path, seeds=[0, 1])
+    fail = [sys.executable, '-c', 'print("error: the reason"); raise SystemExit(3)']
+    monkeypatch.setattr(Cell, 'commands', lambda self: {'train': fail, 'test': []})
+    tables = []
+    Run(cells, lambda: tables.append([cell.result().status for cell in cells])).all()
+    assert tables == [['failed', 'not run'], ['failed', 'failed']]
+    out = capsys.readouterr().out
+    assert out.count('FAILED, tools/train.py ended with status 3: error: the reason') == 2
 
 
 def test_killed_in_mid_cell_and_started_again_gives_the_same_table(finished, data_root, tmp_path):
-    reference, *_ = finished
+    _, _, reference, _ = finished
     work_dir = tmp_path / 'killed'
     process = subprocess.Popen(
         command(work_dir, data_root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=REPO
@@ -106,10 +120,8 @@ def test_killed_in_mid_cell_and_started_again_gives_the_same_table(finished, dat
     again = call(work_dir, data_root)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert 'resumed epoch: 0, iter: ' in (run_dir / 'train.txt').read_text()
-    collected = call(reference, data_root, '--collect')
-    assert collected.returncode == 0, collected.stderr[-3000:]
-    for name in ('table.md', 'table.csv', 'curve.png'):
-        assert (work_dir / name).read_bytes() == (reference / name).read_bytes(), name
+    for name, content in reference.items():
+        assert (work_dir / name).read_bytes() == content, name
 
 
 def children(pid: int) -> list[int]:
@@ -132,6 +144,15 @@ def test_another_configuration_is_refused_and_nothing_overwritten(finished, data
     assert contents(work_dir) == before
 
 
+def test_a_table_of_another_protocol_is_refused_even_for_other_cells(finished, data_root):
+    work_dir, *_ = finished
+    before = contents(work_dir)
+    other = call(work_dir, data_root, '--collect', backbones=('vit22b_small',), options=['train_cfg.max_iters=7'])
+    assert other.returncode == 1
+    assert 'holds a table of another configuration: "linear.py scratch train_cfg.max_iters=6' in other.stderr
+    assert contents(work_dir) == before
+
+
 def planned(data_root, work_dir, backbones=('vit22b_tiny',), fractions=('1/2',), seeds=(0,), options=OPTIONS, **more):
     parsed = [Backbone.parse(text) for text in backbones]
     return plan(
@@ -146,6 +167,10 @@ def test_an_unwritable_work_dir(data_root, tmp_path):
     assert 'file/work: cannot be written' in done.stderr
     assert 'Traceback' not in done.stderr
     assert (tmp_path / 'file').read_text() == 'in the way'
+    nothing = call(tmp_path / 'absent', data_root, '--collect')
+    assert nothing.returncode == 1
+    assert 'absent: no such folder, so there is nothing to collect' in nothing.stderr
+    assert not (tmp_path / 'absent').exists()
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,9 @@ def few_shot(tmp_path):
         scores = {'mIoU': 20.0 + n, 'aAcc': 60.0, 'majority/mIoU': 2.5, 'IoU/road': 70.0 + n, 'IoU/<sky>': 0.0}
         status = 'finished' if n < 3 else 'failed'
         scores = scores if n < 3 else {}
-        cells.append(CellResult('tiny', fraction, seed, 6, 25, status, 'BaseSegDataset', 'ab', folder, scores))
+        cells.append(
+            CellResult('tiny', fraction, seed, 6, 25, status, 'BaseSegDataset', 'ab', folder, 'linear.py', scores)
+        )
         if n < 3:
             make_run(tmp_path / 'fewshot' / folder, scores, shade=50 * n)
     (tmp_path / 'fewshot/table.csv').write_text(to_csv(cells))

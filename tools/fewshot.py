@@ -4,7 +4,8 @@
 Every cell (backbone, fraction, seed) is trained and tested by processes of its own, in a folder of its own. Run the
 same command again to go on: finished cells are skipped, killed ones continued, failed ones tried again. It may run
 several times at once on one folder, say once an accelerator: each cell is taken by one of them. After each cell
-WORK_DIR/table.md, table.csv (every score of every cell) and curve.png are written anew.
+WORK_DIR/table.md, table.csv (every score of every cell) and curve.png are written anew; rows that are there already,
+of other backbones say, stay in them.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 from vit22b_dense.engine.config import default_work_dir
-from vit22b_dense.engine.few_shot_cells import Backbone, Cell, plan
+from vit22b_dense.engine.few_shot_cells import Backbone, Cell, plan, results
 from vit22b_dense.engine.few_shot_runs import Run
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.evaluation.few_shot_curve import draw_curve
@@ -67,11 +68,11 @@ def parse_args() -> argparse.Namespace:
 
 def write_table(cells: list[Cell], work_dir: Path, title: str) -> str:
     """Write table.md, table.csv and curve.png; the text of table.md."""
-    results = [cell.result() for cell in cells]
-    text = markdown(results, title)
+    found = results(cells, work_dir)
+    text = markdown(found, title)
     try:
-        write_atomically(work_dir / 'table.csv', to_csv(results))
-        write_atomically(work_dir / 'curve.png', draw_curve(results))
+        write_atomically(work_dir / 'table.csv', to_csv(found))
+        write_atomically(work_dir / 'curve.png', draw_curve(found))
         write_atomically(work_dir / 'table.md', text)
     except OSError as error:
         raise UserError(f'{work_dir}: cannot be written ({error}); choose another --work-dir') from error
@@ -98,6 +99,9 @@ def main() -> int:
         args.data_root,
         args.cfg_options,
     )
+    if args.collect and not work_dir.is_dir():
+        raise UserError(f'{work_dir}: no such folder, so there is nothing to collect; name it with --work-dir')
+    results(cells, work_dir)  # refuses a folder with a table of another protocol
     if args.dry_run:
         lines = [cell.shell_line() for cell in cells if not cell.finished]
         print('\n'.join(lines), end='\n' if lines else '')
@@ -116,10 +120,10 @@ def main() -> int:
             run.stop()
             write_table(cells, work_dir, title)
     print(f'\n{write_table(cells, work_dir, title)}')
-    results = [cell.result() for cell in cells]
-    finished = sum(result.status == 'finished' for result in results)
+    found = [cell.result() for cell in cells]
+    finished = sum(result.status == 'finished' for result in found)
     print(f'{finished} of {len(cells)} cells finished; table.md, table.csv, curve.png in {work_dir}')
-    for line in missing_lines(results):
+    for line in missing_lines(found):
         print(f'  {line}')
     return 0 if finished == len(cells) else 1
 

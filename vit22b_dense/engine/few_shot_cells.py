@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmseg.registry import DATASETS
 
 from ..datasets.few_shot import FewShotSubset, digest
 from ..errors import UserError
-from ..evaluation.few_shot_table import CellResult
+from ..evaluation.few_shot_table import CellResult, from_csv
 from ..files import write_atomically
 from .config import check_data, load_config, parse_overrides
 
@@ -92,6 +92,7 @@ class Cell:
         folder: the same, relative to the table's.
         regime, data_root: axes that all cells share; None for the config's default.
         options: ``KEY=VALUE`` strings.
+        protocol: what all cells of the table have in common, in words.
         train_names: names of its subset's images.
         tools: folder of train.py and test.py.
     """
@@ -107,6 +108,7 @@ class Cell:
     regime: str | None
     data_root: str | None
     options: tuple[str, ...]
+    protocol: str
     train_names: tuple[str, ...] = field(repr=False)
     tools: Path
 
@@ -148,15 +150,7 @@ class Cell:
 
     def result(self) -> CellResult:
         """What there is of it, for the table."""
-        failure = self.work_dir / FAILURE
-        scores = {}
-        if self.finished:
-            status = 'finished'
-            scores = json.loads((self.work_dir / SCORES).read_text(encoding='utf-8'))['scores']
-        elif failure.exists():
-            status = 'failed'
-        else:
-            status = 'unfinished' if any(self.work_dir.glob('*.py')) else 'not run'
+        status, scores = _state(self.work_dir)
         return CellResult(
             backbone=self.label,
             fraction=self.fraction,
@@ -167,6 +161,7 @@ class Cell:
             data_set=_innermost(self.cfg.test_dataloader.dataset)['type'],
             subset_digest=digest(self.train_names),
             folder=str(self.folder),
+            protocol=self.protocol,
             scores=scores,
         )
 
@@ -203,6 +198,37 @@ class Cell:
                 f'{self.work_dir}: trained on other images, listed in {SUBSET}: the data have changed since. '
                 'Choose another --work-dir, or remove that folder'
             )
+
+
+def _state(folder: Path) -> tuple[str, dict[str, float]]:
+    """Status and scores of a cell's folder."""
+    if (folder / SCORES).exists():
+        return 'finished', json.loads((folder / SCORES).read_text(encoding='utf-8'))['scores']
+    if (folder / FAILURE).exists():
+        return 'failed', {}
+    return 'unfinished' if any(folder.glob('*.py')) else 'not run', {}
+
+
+def results(cells: Sequence[Cell], work_dir: Path) -> list[CellResult]:
+    """What there is of some cells, after those of the folder's table that are not among them.
+
+    Raises:
+        UserError: the folder's table is of another protocol.
+    """
+    ours = [cell.result() for cell in cells]
+    table = work_dir / 'table.csv'
+    former = from_csv(table) if table.exists() else []
+    for result in former:
+        if result.protocol != ours[0].protocol:
+            raise UserError(
+                f'{work_dir}: holds a table of another configuration: "{result.protocol}" there and '
+                f'"{ours[0].protocol}" now. Choose another --work-dir'
+            )
+    folders = {result.folder for result in ours}
+    others = [result for result in former if result.folder not in folders]
+    states = [_state(work_dir / result.folder) for result in others]
+    kept = [replace(result, status=s, scores=v) for result, (s, v) in zip(others, states, strict=True)]
+    return [*kept, *ours]
 
 
 def first_difference(there: dict, asked: dict) -> tuple[str, Any, Any] | None:
@@ -294,6 +320,7 @@ def plan(
                     regime=regime,
                     data_root=data_root,
                     options=tuple(own),
+                    protocol=' '.join([Path(config).name, regime or 'frozen', *options]),
                     train_names=subsets[fraction, seed],
                     tools=tools,
                 )

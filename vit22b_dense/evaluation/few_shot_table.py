@@ -20,7 +20,18 @@ DEPTH = {
 }
 # The constant answer's score beside the main one.
 CONSTANT = {'mIoU': ('majority/mIoU', 'majority class'), 'pixel/abs_rel': ('mean_depth/abs_rel', 'mean depth')}
-FIXED = ('backbone', 'fraction', 'seed', 'train_images', 'iterations', 'status', 'data_set', 'subset_digest', 'folder')
+FIXED = (
+    'backbone',
+    'fraction',
+    'seed',
+    'train_images',
+    'iterations',
+    'status',
+    'data_set',
+    'subset_digest',
+    'folder',
+    'protocol',
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class CellResult:
         data_set: the test data set's type.
         subset_digest: fingerprint of the training images, see `few_shot.digest`.
         folder: of its run, relative to the table's.
+        protocol: what all cells of a table have in common: config, regime, overrides.
         scores: all scores of the test by name; empty where there are none.
     """
 
@@ -49,6 +61,7 @@ class CellResult:
     data_set: str
     subset_digest: str
     folder: str
+    protocol: str
     scores: dict[str, float] = field(default_factory=dict)
 
 
