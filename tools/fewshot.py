@@ -60,9 +60,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='print the commands that are still to be run, one line a cell, for a scheduler; afterwards --collect',
     )
-    instead.add_argument(
-        '--collect', action='store_true', help='write table and curve from what is there; run nothing'
-    )
+    instead.add_argument('--collect', action='store_true', help='run nothing: table and curve from what is there')
     return parser.parse_args()
 
 
@@ -109,16 +107,11 @@ def main() -> int:
         return 0
     title = f'Few-shot: {args.config}, {args.regime or "frozen"}'
     write_table(cells, work_dir, title)
-    run = Run(cells, lambda: write_table(cells, work_dir, title))
     if not args.collect:
         for ending in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(ending, terminated)
-        try:
-            run.all()
-        finally:
-            run.stop()
-            write_table(cells, work_dir, title)
+        Run(cells, lambda: write_table(cells, work_dir, title)).all()
     print(f'\n{write_table(cells, work_dir, title)}')
     found = [cell.result() for cell in cells]
     finished = sum(result.status == 'finished' for result in found)

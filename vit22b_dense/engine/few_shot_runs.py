@@ -131,7 +131,7 @@ class Run:
                 try:
                     status = self._wait(cell, name, start)
                 finally:
-                    self.stop()
+                    self._stop()
             if status:
                 self._note_failure(cell, name, status, log)
                 return
@@ -153,7 +153,7 @@ class Run:
         overwrite_line('')
         return status
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """End the process that is running, with all its workers."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
