@@ -13,7 +13,9 @@ import pytest
 from conftest import REPO, make_ade
 from mmengine.config import Config
 
-from vit22b_dense.engine.few_shot_cells import Backbone, Cell, first_difference, plan
+from vit22b_dense.engine.config import first_difference
+from vit22b_dense.engine.few_shot_cells import Backbone, Cell
+from vit22b_dense.engine.few_shot_plan import plan
 from vit22b_dense.engine.few_shot_runs import Run, iteration_reached, time_left
 from vit22b_dense.errors import UserError
 
@@ -149,7 +151,7 @@ def test_a_table_of_another_protocol_is_refused_even_for_other_cells(finished, d
     before = contents(work_dir)
     other = call(work_dir, data_root, '--collect', backbones=('vit22b_small',), options=['train_cfg.max_iters=7'])
     assert other.returncode == 1
-    assert 'holds a table of another configuration: "linear.py scratch train_cfg.max_iters=6' in other.stderr
+    assert 'holds a table of another configuration: "demo/linear.py scratch train_cfg.max_iters=6' in other.stderr
     assert contents(work_dir) == before
 
 

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from vit22b_dense.engine.config import default_work_dir
-from vit22b_dense.engine.few_shot_cells import Backbone, Cell, plan, results
+from vit22b_dense.engine.few_shot_cells import Backbone, Cell, results
+from vit22b_dense.engine.few_shot_plan import plan
 from vit22b_dense.engine.few_shot_runs import Run
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.evaluation.few_shot_curve import draw_curve

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
@@ -32,6 +33,9 @@ RUN_KEYS = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} 
     'tta_model',
     'tta_pipeline',
 }
+
+# Where a run lies and how it is started: two runs that differ in nothing else are of one configuration.
+PLACES = ('work_dir', 'resume', 'load_from', 'launcher')
 
 
 class ConfigError(UserError):
@@ -184,3 +188,22 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
 def _leaf_datasets(dataset: dict) -> list[dict]:
     inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets', [])
     return [leaf for part in inner for leaf in _leaf_datasets(part)] if inner else [dataset]
+
+
+def first_difference(there: dict, asked: dict) -> tuple[str, Any, Any] | None:
+    """The first setting in which two configurations differ: its key and both values; `PLACES` do not count."""
+    one, other = (
+        dict(_flat({k: v for k, v in cfg.items() if k not in PLACES and not k.startswith('_')}))
+        for cfg in (there, asked)
+    )
+    for key in [*other, *(key for key in one if key not in other)]:
+        if one.get(key, 'absent') != other.get(key, 'absent'):
+            return key, one.get(key, 'absent'), other.get(key, 'absent')
+    return None
+
+
+def _flat(value: Any, key: str = '') -> list[tuple[str, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if items is None or not value:
+        return [(key, list(value) if isinstance(value, tuple) else value)]
+    return [pair for name, part in items for pair in _flat(part, f'{key}.{name}' if key else str(name))]

@@ -1,4 +1,4 @@
-"""The cells of a few-shot table: what each trains, which commands run it, and what is there of it already."""
+"""The cells of a few-shot table: which commands run each, and what is there of it already."""
 
 import json
 import shlex
@@ -6,23 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS
 
-from ..datasets.few_shot import FewShotSubset, digest
+from ..datasets.few_shot import digest
 from ..errors import UserError
 from ..evaluation.few_shot_table import CellResult, from_csv
 from ..files import write_atomically
-from .config import check_data, load_config, parse_overrides
+from .config import first_difference
 
 RANDOM = ':random'
 # the test has a folder of its own below the cell's, since every run dumps its configuration
 TEST, SCORES, FAILURE, SUBSET = 'test', 'test/scores.json', 'failed.txt', 'subset.txt'
-# what may differ between two runs of one configuration
-PLACES = ('work_dir', 'resume', 'load_from', 'launcher')
 
 
 @dataclass(frozen=True)
@@ -231,112 +226,7 @@ def results(cells: Sequence[Cell], work_dir: Path) -> list[CellResult]:
     return [*kept, *ours]
 
 
-def first_difference(there: dict, asked: dict) -> tuple[str, Any, Any] | None:
-    """The first setting in which two configurations differ: its key and both values; `PLACES` do not count."""
-    one, other = (
-        dict(_flat({k: v for k, v in cfg.items() if k not in PLACES and not k.startswith('_')}))
-        for cfg in (there, asked)
-    )
-    for key in [*other, *(key for key in one if key not in other)]:
-        if one.get(key, 'absent') != other.get(key, 'absent'):
-            return key, one.get(key, 'absent'), other.get(key, 'absent')
-    return None
-
-
-def _flat(value: Any, key: str = '') -> list[tuple[str, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
-    if items is None or not value:
-        return [(key, list(value) if isinstance(value, tuple) else value)]
-    return [pair for name, part in items for pair in _flat(part, f'{key}.{name}' if key else str(name))]
-
-
 def _innermost(dataset: dict) -> dict:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
-
-
-def plan(
-    config: str,
-    backbones: Sequence[Backbone],
-    fractions: Sequence[str],
-    seeds: Sequence[int],
-    work_dir: Path,
-    tools: Path,
-    regime: str | None = None,
-    data_root: str | None = None,
-    options: Sequence[str] = (),
-) -> list[Cell]:
-    """All cells, a seed after the other, so that whole curves appear early.
-
-    Nothing is written. Each cell's configuration, its data and its subset are looked at, so that what cannot run is
-    known before the first training starts.
-
-    Args:
-        config: file.
-        backbones, fractions, seeds: the table's axes.
-        work_dir: the cells' folders come below it.
-        tools: folder of train.py and test.py.
-        regime, data_root: axes that all cells share; None for the config's default.
-        options: ``KEY=VALUE`` strings as for ``--cfg-options``.
-
-    Raises:
-        UserError: an unknown or doubled value, data or samples that are missing, a unit that the data set does not
-            have, or a folder with another configuration.
-    """
-    for name, values in (('backbones', [b.folder for b in backbones]), ('fractions', fractions), ('seeds', seeds)):
-        double = next((value for value in values if list(values).count(value) > 1), None)
-        if double is not None:
-            raise UserError(f'--{name}: {double} stands twice')
-    cells, whole, subsets = [], None, {}
-    for seed in seeds:
-        for backbone in backbones:
-            for fraction in fractions:
-                axes = dict(backbone=backbone.name, weights=backbone.weights, regime=regime, fraction=fraction)
-                axes |= dict(seed=str(seed), data_root=data_root)
-                cfg = load_config(config, axes, parse_overrides(list(options)))
-                own = [*options, *backbone.random_options(cfg)]
-                cfg.merge_from_dict(parse_overrides(own))
-                if whole is None:
-                    if 'max_iters' not in cfg.train_cfg:
-                        raise UserError(
-                            f'{config}: trains by epochs; give train_cfg an iteration-based loop (max_iters)'
-                        )
-                    check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
-                    whole = _build_whole(cfg)
-                if (fraction, seed) not in subsets:
-                    subset = FewShotSubset(whole, fraction, seed, _subset_config(cfg).get('unit'))
-                    subsets[fraction, seed] = tuple(subset.names)
-                folder = Path(backbone.folder, fraction.replace('/', '_'), f'seed{seed}')
-                cell = Cell(
-                    backbone=backbone,
-                    fraction=fraction,
-                    seed=seed,
-                    label=backbone.label(cfg),
-                    config=config,
-                    cfg=cfg,
-                    work_dir=work_dir / folder,
-                    folder=folder,
-                    regime=regime,
-                    data_root=data_root,
-                    options=tuple(own),
-                    protocol=' '.join([Path(config).name, regime or 'frozen', *options]),
-                    train_names=subsets[fraction, seed],
-                    tools=tools,
-                )
-                cell.check_folder()
-                cells.append(cell)
-    return cells
-
-
-def _subset_config(cfg: Config) -> dict:
-    subset = cfg.train_dataloader.dataset.get('dataset', {})
-    if subset.get('type') != 'FewShotSubset':
-        raise UserError(f'{cfg.filename}: trains on no FewShotSubset (see configs/_base_/loaders.py)')
-    return subset
-
-
-def _build_whole(cfg: Config) -> Any:
-    """The training data that the subsets are taken of."""
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
-    return DATASETS.build(_subset_config(cfg)).dataset
