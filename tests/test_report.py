@@ -110,6 +110,10 @@ def test_few_shot_page_shows_the_scores_classes_and_pictures_of_its_folders(few_
         image = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix('data:image/jpeg;base64,'))))
         assert image.width == 1000
         assert abs(int(np.asarray(image)[10, 10, 0]) - shade) <= 2
+    # those of all the data are shown at once
+    assert re.findall(r'<details( open)?><summary>(tiny, .*?)</summary>', text)[:2] == [
+        ('', 'tiny, 1/16, seed 0'), (' open', 'tiny, 1, seed 0'),
+    ]  # fmt: skip
     assert text == render([few_shot], 'A <title>')
 
 

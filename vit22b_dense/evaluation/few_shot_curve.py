@@ -104,6 +104,7 @@ def _finish(axes: Axes, fractions: list[str], images: dict[str, int], title: str
     axes.set_xticks(
         [float(Fraction(fraction)) for fraction in fractions],
         [f'{fraction}\n{images[fraction]} images' if fraction in images else fraction for fraction in fractions],
+        fontsize=9,
     )
     axes.minorticks_off()
     axes.set_xlabel('share of the training data')

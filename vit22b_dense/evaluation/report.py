@@ -140,8 +140,14 @@ def _data_uri(path: Path) -> str:
     return f'data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'
 
 
-def strip(title: str, run: RunRecord) -> dict | None:
-    """The best, the median and the worst image of a run, for the template; None where there are none."""
+def strip(title: str, run: RunRecord, shown: bool) -> dict | None:
+    """The best, the median and the worst image of a run, for the template; None where there are none.
+
+    Args:
+        title: above them.
+        run: which.
+        shown: at once, not folded away.
+    """
     pictures = [
         dict(
             caption=f'{example["rank"]}: {Path(example["image"]).name}, {example["metric"]} {example["score"]:.3g}',
@@ -149,7 +155,7 @@ def strip(title: str, run: RunRecord) -> dict | None:
         )
         for example in run.record.get('examples', [])
     ]
-    return dict(title=title, pictures=pictures) if pictures else None
+    return dict(title=title, pictures=pictures, open=shown) if pictures else None
 
 
 def _versions(runs: Sequence[tuple[str, RunRecord]]) -> list[Table]:
@@ -186,7 +192,11 @@ def _few_shot_section(folder: Path, cells: list[CellResult]) -> dict:
         group_tables.append(group_table(f'{backbone}, mean over seeds', columns))
         losses.append(loss_figure(backbone, [(cell.fraction, run) for cell, run in own]))
         seed = min((cell.seed for cell, _ in own), default=None)
-        strips += [strip(f'{backbone}, {cell.fraction}, seed {seed}', run) for cell, run in own if cell.seed == seed]
+        strips += [
+            strip(f'{backbone}, {cell.fraction}, seed {seed}', run, shown=cell.fraction == own[-1][0].fraction)
+            for cell, run in own
+            if cell.seed == seed
+        ]
         for cell, run in own[-1:]:
             title = (
                 f'{backbone}, {cell.fraction}, seed {cell.seed}; the other cells: their fraction, iterations and seed'
@@ -194,7 +204,7 @@ def _few_shot_section(folder: Path, cells: list[CellResult]) -> dict:
             configs.append(dict(title=title, text=run.config))
     return dict(
         title=f'Few-shot table, {folder.name}',
-        notes=[seeds_note(cells)],
+        notes=[cells[0].protocol, seeds_note(cells)],
         missing=missing_lines(cells),
         tables=tables,
         figures=figures,
@@ -234,7 +244,7 @@ def _runs_section(folder: Path, runs: list[RunRecord]) -> dict:
         figures=[],
         group_tables=[table for table in group_tables if table],
         losses=[figure for figure in [loss_figure('', named)] if figure],
-        strips=[some for name, run in named if (some := strip(name, run))],
+        strips=[some for name, run in named if (some := strip(name, run, shown=len(named) == 1))],
         configs=[dict(title=name, text=run.config) for name, run in named if run.config],
         versions=_versions(named),
     )
