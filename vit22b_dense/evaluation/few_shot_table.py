@@ -139,7 +139,7 @@ def published_note(cells: Sequence[CellResult]) -> str:
 def seeds_note(cells: Sequence[CellResult]) -> str:
     """What the numbers are: seeds, and the constant answer's score."""
     seeds = sorted({cell.seed for cell in cells})
-    text = f'Seeds {", ".join(map(str, seeds))}'
+    text = f'Seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, seeds))}'
     if len(seeds) > 1:
         text += '; mean ± sample standard deviation over them (each seed: another subset, order and start)'
     constant, title = CONSTANT[next(iter(main_scores(cells)))]
