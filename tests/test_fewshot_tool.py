@@ -12,9 +12,10 @@ import time
 import pytest
 from conftest import REPO, make_ade
 from mmengine.config import Config
+from mmseg.registry import DATASETS
 
 from vit22b_dense.engine.config import first_difference
-from vit22b_dense.engine.few_shot_cells import Backbone, Cell
+from vit22b_dense.engine.few_shot_cells import Backbone, Cell, results
 from vit22b_dense.engine.few_shot_plan import plan
 from vit22b_dense.engine.few_shot_runs import Run, iteration_reached, time_left
 from vit22b_dense.errors import UserError
@@ -238,6 +239,26 @@ def test_cells_come_seed_by_seed_with_the_subsets_sizes(data_root, tmp_path):
     assert len({c.train_names for c in cells}) == 3, 'two halves, and everything twice the same'
     assert cells[0].label == 'vit22b_tiny (random weights)'
     assert not os.environ.keys() & {'VIT22B_BACKBONE', 'VIT22B_WEIGHTS', 'VIT22B_SEED'}
+
+
+@pytest.mark.parametrize('unit', [[], ['train_dataloader.dataset.dataset.unit=seg_map_path']])
+def test_the_names_are_those_that_the_training_reads(data_root, tmp_path, unit):
+    cells = planned(data_root, tmp_path, seeds=[0, 1, 2], options=[*OPTIONS, *unit])
+    for cell in cells:
+        assert list(cell.train_names) == DATASETS.build(cell.cfg.train_dataloader.dataset.dataset).names
+    if unit:
+        assert [c.train_names for c in cells] != [c.train_names for c in planned(data_root, tmp_path, seeds=[0, 1, 2])]
+
+
+def test_a_finished_cell_is_left_alone(data_root, tmp_path, monkeypatch):
+    cells = planned(data_root, tmp_path, seeds=[0, 1])
+    (cells[0].work_dir / 'test').mkdir(parents=True)
+    (cells[0].work_dir / 'test/scores.json').write_text('{"scores": {"mIoU": 5.0}}')
+    monkeypatch.setattr(Run, '_run', lambda self, cell, lock: begun.append(cell))
+    begun = []
+    Run(cells, lambda: None).all()
+    assert begun == cells[1:]
+    assert results(cells, tmp_path)[0].scores == {'mIoU': 5.0}
 
 
 def test_random_weights_of_a_public_backbone(shared_data, data_root, tmp_path):

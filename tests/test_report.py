@@ -65,7 +65,7 @@ def make_run(folder, scores, losses=((1, 2.0), (2, 1.0)), shade=100, metric='mIo
     examples = []
     (folder / test / 'examples').mkdir(parents=True)
     for n, rank in enumerate(('best', 'median', 'worst')):
-        Image.fromarray(np.full((60, 1600, 3), shade + n, np.uint8)).save(folder / test / f'examples/{rank}.png')
+        Image.fromarray(np.full((60, 1600, 3), shade + 20 * n, np.uint8)).save(folder / test / f'examples/{rank}.png')
         examples.append(dict(rank=rank, image=f'/data/{n}.jpg', metric=metric, score=40.0 - n, picture=f'{rank}.png'))
     record = dict(
         config='linear.py', checkpoint=str(folder / 'iter_2.pth'), scores=scores, examples=examples,
@@ -106,7 +106,7 @@ def test_few_shot_page_shows_the_scores_classes_and_pictures_of_its_folders(few_
     # the first seed's pictures of each fraction, shrunk, with their own colours
     assert [alt for alt, _ in page.images[:2]] == ['best: 0.jpg, mIoU 40', 'median: 1.jpg, mIoU 39']
     assert len(page.images) == 6
-    for (_, uri), shade in zip(page.images, (0, 1, 2, 100, 101, 102), strict=True):
+    for (_, uri), shade in zip(page.images, (0, 20, 40, 100, 120, 140), strict=True):
         image = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix('data:image/jpeg;base64,'))))
         assert image.width == 1000
         assert abs(int(np.asarray(image)[10, 10, 0]) - shade) <= 2
