@@ -19,6 +19,7 @@ from vit22b_dense.engine.few_shot_cells import Backbone, Cell, results
 from vit22b_dense.engine.few_shot_plan import plan
 from vit22b_dense.engine.few_shot_runs import Run, iteration_reached, time_left
 from vit22b_dense.errors import UserError
+from vit22b_dense.evaluation.few_shot_table import markdown
 
 CONFIG = str(REPO / 'configs/demo/linear.py')
 OPTIONS = [
@@ -239,6 +240,18 @@ def test_cells_come_seed_by_seed_with_the_subsets_sizes(data_root, tmp_path):
     assert len({c.train_names for c in cells}) == 3, 'two halves, and everything twice the same'
     assert cells[0].label == 'vit22b_tiny (random weights)'
     assert not os.environ.keys() & {'VIT22B_BACKBONE', 'VIT22B_WEIGHTS', 'VIT22B_SEED'}
+
+
+def test_a_toy_in_ade20ks_layout_is_not_taken_for_ade20k(data_root, tmp_path):
+    """The published rows are drawn among ours on ADE20K alone."""
+    backbone = [Backbone.parse('vit22b_tiny')]
+    config = str(REPO / 'configs/ade20k/linear.py')
+    (real,) = plan(config, backbone, ['1/2'], [0], tmp_path / 'a', REPO / 'tools', data_root=str(data_root))
+    (toy,) = planned(data_root, tmp_path / 'b')
+    assert real.result().data_set == 'ADE20KDataset'
+    assert toy.result().data_set == 'ADE20KDataset (7 classes)'
+    assert 'another data set' in markdown([toy.result()], 'toy')
+    assert 'another data set' not in markdown([real.result()], 'real')
 
 
 @pytest.mark.parametrize('unit', [[], ['train_dataloader.dataset.dataset.unit=seg_map_path']])

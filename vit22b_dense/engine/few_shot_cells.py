@@ -153,7 +153,7 @@ class Cell:
             train_images=len(self.train_names),
             iterations=self.iterations,
             status=status,
-            data_set=_innermost(self.cfg.test_dataloader.dataset)['type'],
+            data_set=_data_set(self.cfg.test_dataloader.dataset),
             subset_digest=digest(self.train_names),
             folder=str(self.folder),
             protocol=self.protocol,
@@ -226,7 +226,9 @@ def results(cells: Sequence[Cell], work_dir: Path) -> list[CellResult]:
     return [*kept, *ours]
 
 
-def _innermost(dataset: dict) -> dict:
+def _data_set(dataset: dict) -> str:
+    """A data set's type, and how many classes it is read with where these are not the type's own."""
     while 'dataset' in dataset:
         dataset = dataset['dataset']
-    return dataset
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    return f'{dataset["type"]} ({len(classes)} classes)' if classes else dataset['type']

@@ -45,7 +45,7 @@ class CellResult:
         train_images: in the subset.
         iterations: of training.
         status: ``'finished'``, or why there are no scores.
-        data_set: the test data set's type.
+        data_set: the test data set's type, with its number of classes where it is read with others than its own.
         subset_digest: fingerprint of the training images, see `few_shot.digest`.
         folder: of its run, relative to the table's.
         protocol: what all cells of a table have in common: config, regime, overrides.
