@@ -88,7 +88,7 @@ def test_a_failed_cell_is_marked_beside_the_rows_that_were_there(finished):
     assert '0 of 1 cells finished' in run.stdout
     assert 'vit22b_tiny (absent), failed: 1/2 seed 0' in run.stdout
     assert (work_dir / 'vit22b_tiny_absent/1_2/seed0/failed.txt').exists()
-    scores = json.loads((work_dir / 'vit22b_tiny/1_2/seed0/test/scores.json').read_text())['scores']
+    scores = json.loads((work_dir / 'vit22b_tiny_random/1_2/seed0/test/scores.json').read_text())['scores']
     table = (work_dir / 'table.md').read_text()
     assert f'| vit22b_tiny (random weights) | {scores["mIoU"]:.2f} |' in table
     assert '| vit22b_tiny (absent) | failed |' in table
@@ -111,7 +111,7 @@ def test_killed_in_mid_cell_and_started_again_gives_the_same_table(finished, dat
     process = subprocess.Popen(
         command(work_dir, data_root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=REPO
     )
-    run_dir = work_dir / 'vit22b_tiny/1_2/seed0'
+    run_dir = work_dir / 'vit22b_tiny_random/1_2/seed0'
     deadline = time.time() + 180
     while not (run_dir / 'iter_2.pth').exists():
         assert process.poll() is None, 'the run ended before it could be killed'
@@ -181,8 +181,12 @@ def test_an_unwritable_work_dir(data_root, tmp_path):
     ('change', 'message'),
     [
         (dict(fractions=['0']), "unknown fraction '0' .*known: 1, 1/16"),
-        (dict(fractions=['1/2', '1/2']), '--fractions: 1/2 stands twice'),
-        (dict(seeds=[3, 3]), '--seeds: 3 stands twice'),
+        (dict(fractions=['1/2', '1/2']), 'fraction 1/2, seed 0 is asked for twice'),
+        (dict(seeds=[3, 3]), 'seed 3 is asked for twice'),
+        (
+            dict(backbones=['vit22b_tiny', 'vit22b_tiny:random']),
+            r'vit22b_tiny \(random weights\), fraction 1/2.* twice',
+        ),
         (dict(backbones=['vit23b']), "unknown backbone 'vit23b'"),
         (dict(backbones=['vit22b_tiny=']), 'give NAME or NAME=WEIGHTS'),
         (dict(backbones=['vit22b_tiny=a.pth:random']), 'random weights are not in a file'),
@@ -207,7 +211,7 @@ def test_a_fraction_of_nothing_is_refused(data_root, tmp_path):
 
 
 def test_a_folder_with_a_foreign_checkpoint_is_refused(data_root, tmp_path):
-    folder = tmp_path / 'vit22b_tiny/1_2/seed0'
+    folder = tmp_path / 'vit22b_tiny_random/1_2/seed0'
     folder.mkdir(parents=True)
     (folder / 'iter_6.pth').write_text('')
     with pytest.raises(UserError, match=r'holds iter_6.pth of another configuration \(there is no linear.py\)'):

@@ -79,7 +79,7 @@ def write_table(cells: list[Cell], work_dir: Path, title: str) -> str:
 
 
 def terminated(*_: object) -> None:
-    """Leave as on an interrupt, so that the running process is ended and the table written."""
+    """Leave as on an interrupt, so that the running cell is ended too."""
     raise KeyboardInterrupt
 
 

@@ -46,12 +46,6 @@ class Backbone:
             raise UserError(f'--backbones {text}: give NAME or NAME=WEIGHTS, with {RANDOM} behind it for random ones')
         return cls(name, weights or None, text.endswith(RANDOM))
 
-    @property
-    def folder(self) -> str:
-        """Name of its folder below the work dir."""
-        parts = [self.name, Path(self.weights).stem if self.weights and not self.random else '']
-        return '_'.join(part for part in (*parts, 'random' if self.random else '') if part)
-
     def random_options(self, cfg: Config) -> list[str]:
         """What ``:random`` adds to the overrides of a config.
 
@@ -65,13 +59,16 @@ class Backbone:
             raise UserError(f'--backbones {self.name}={self.weights}{RANDOM}: random weights are not in a file')
         return ['model.backbone.pretrained=False'] if kind in ('HFBackbone', 'TIMMViT') else []
 
-    def label(self, cfg: Config) -> str:
-        """Name of its row: says where the weights are random."""
+    def row(self, cfg: Config) -> tuple[str, str]:
+        """Names of its row, which says where the weights are random, and of its folder; both tell the same apart."""
         backbone = cfg.model.backbone
         default = backbone.type == 'HFBackbone' or bool(backbone.get('init_cfg'))
         if not (backbone.get('pretrained', default) or backbone.get('checkpoint_path')):
-            return f'{self.name} (random weights)'
-        return f'{self.name} ({Path(self.weights).stem})' if self.weights else self.name
+            return f'{self.name} (random weights)', f'{self.name}_random'
+        if self.weights:
+            stem = Path(self.weights).stem
+            return f'{self.name} ({stem})', f'{self.name}_{stem}'
+        return self.name, self.name
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,6 @@ def plan(
         UserError: an unknown or doubled value, data or samples that are missing, a unit that the data set does not
             have, or a folder with another configuration.
     """
-    for name, values in (('backbones', [b.folder for b in backbones]), ('fractions', fractions), ('seeds', seeds)):
-        double = next((value for value in values if list(values).count(value) > 1), None)
-        if double is not None:
-            raise UserError(f'--{name}: {double} stands twice')
     protocol = ' '.join(['/'.join(Path(config).resolve().parts[-2:]), regime or 'frozen', *options])
     cells, whole, subsets = [], None, {}
     for seed in seeds:
@@ -54,26 +50,31 @@ def plan(
                 axes = dict(backbone=backbone.name, weights=backbone.weights, regime=regime, fraction=fraction)
                 axes |= dict(seed=str(seed), data_root=data_root)
                 cfg = load_config(config, axes, parse_overrides(list(options)))
-                own = [*options, *backbone.random_options(cfg)]
+                own = backbone.random_options(cfg)
                 cfg.merge_from_dict(parse_overrides(own))
                 if whole is None:
                     whole = _build_whole(cfg)
                 if (fraction, seed) not in subsets:
                     subset = FewShotSubset(whole, fraction, seed, _subset_config(cfg).get('unit'))
                     subsets[fraction, seed] = tuple(subset.names)
-                folder = Path(backbone.folder, fraction.replace('/', '_'), f'seed{seed}')
+                label, row = backbone.row(cfg)
+                folder = Path(row, fraction.replace('/', '_'), f'seed{seed}')
+                if any(cell.folder == folder for cell in cells):
+                    raise UserError(
+                        f'{label}, fraction {fraction}, seed {seed} is asked for twice: every row needs one name'
+                    )
                 cell = Cell(
                     backbone=backbone,
                     fraction=fraction,
                     seed=seed,
-                    label=backbone.label(cfg),
+                    label=label,
                     config=config,
                     cfg=cfg,
                     work_dir=work_dir / folder,
                     folder=folder,
                     regime=regime,
                     data_root=data_root,
-                    options=tuple(own),
+                    options=(*options, *own),
                     protocol=protocol,
                     train_names=subsets[fraction, seed],
                     tools=tools,

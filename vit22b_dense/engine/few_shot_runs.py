@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..evaluation.few_shot_table import main_scores, mean_and_std, scores_at
+from ..evaluation.few_shot_table import main_scores, scores_at, shown
 from ..files import write_atomically
 from ..progress import duration, overwrite_line
 from .few_shot_cells import FAILURE, Cell
@@ -141,11 +141,11 @@ class Run:
         print(f'{self._place(cell)}: {self._score(cell)}, in {duration(seconds)}{self._left()}', flush=True)
 
     def _wait(self, cell: Cell, name: str, start: float) -> int:
-        shown = 0.0
+        told = 0.0
         while (status := self.process.poll()) is None:
             time.sleep(POLL)
-            if sys.stdout.isatty() and time.time() - shown > 1:
-                shown = time.time()
+            if sys.stdout.isatty() and time.time() - told > 1:
+                told = time.time()
                 iteration, loss = iteration_reached(cell.work_dir) if name == 'train' else (0, None)
                 inside = f'iteration {iteration}/{cell.iterations}, loss {loss:.3f}' if loss is not None else name
                 spent = duration(time.time() - start)
@@ -177,10 +177,8 @@ class Run:
         values = scores_at(results, cell.label, cell.fraction, score)
         if mine is None or not values:
             return 'no score'
-        mean, std = mean_and_std(values)
-        digits = 2 if score == 'mIoU' else 3
-        spread = f', over {len(values)} seeds {mean:.{digits}f} ± {std:.{digits}f}' if std is not None else ''
-        return f'{title} {mine:.{digits}f}{spread}'
+        spread = f', over {len(values)} seeds {shown(values, score)}' if len(values) > 1 else ''
+        return f'{title} {shown([mine], score)}{spread}'
 
     def _note_failure(self, cell: Cell, name: str, status: int, log: Path) -> None:
         lines = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]

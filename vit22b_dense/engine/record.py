@@ -38,7 +38,6 @@ def draw_examples(runner: Runner, metric: ImageScores, folder: Path) -> list[dic
         Of each picture: its rank, the image, its score with the score's name, and the picture's file name.
     """
     dataset = runner.test_dataloader.dataset
-    runner.model.eval()
     examples = []
     for rank, index in metric.ranked().items():
         path, score = metric.images[index]

@@ -14,6 +14,7 @@ from .few_shot_table import (
     fractions_of,
     main_scores,
     mean_and_std,
+    on_published_data,
     published_rows,
     scores_at,
 )
@@ -49,7 +50,7 @@ def draw_curve(cells: Sequence[CellResult], dpi: int = 150) -> bytes:
 
 def published_beside(cells: Sequence[CellResult]) -> bool:
     """Whether there are published results, but of another data set."""
-    return bool(published_rows(cells)) and {cell.data_set for cell in cells} != {published.DATA_SET}
+    return bool(published_rows(cells)) and not on_published_data(cells)
 
 
 def plot_cells(axes: Axes, cells: Sequence[CellResult]) -> None:

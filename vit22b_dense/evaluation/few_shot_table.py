@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,18 +20,6 @@ DEPTH = {
 }
 # The constant answer's score beside the main one.
 CONSTANT = {'mIoU': ('majority/mIoU', 'majority class'), 'pixel/abs_rel': ('mean_depth/abs_rel', 'mean depth')}
-FIXED = (
-    'backbone',
-    'fraction',
-    'seed',
-    'train_images',
-    'iterations',
-    'status',
-    'data_set',
-    'subset_digest',
-    'folder',
-    'protocol',
-)
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,9 @@ class CellResult:
     scores: dict[str, float] = field(default_factory=dict)
 
 
+FIXED = tuple(column.name for column in fields(CellResult) if column.name != 'scores')  # columns of every table.csv
+
+
 def main_scores(cells: Sequence[CellResult]) -> dict[str, tuple[str, str]]:
     """The scores to show: `DEPTH` where a cell has a score of depth, else `SEGMENTATION`."""
     return DEPTH if any(next(iter(DEPTH)) in cell.scores for cell in cells) else SEGMENTATION
@@ -86,20 +77,21 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _digits(score: str) -> int:
-    return 2 if score in SEGMENTATION else 3
+def shown(values: Sequence[float], score: str) -> str:
+    """A score's mean over the seeds as text, with the deviation where there are several."""
+    mean, std = mean_and_std(values)
+    digits = 2 if score.split('/')[-1] in SEGMENTATION else 3
+    return f'{mean:.{digits}f}' + (f' ± {std:.{digits}f}' if std is not None else '')
 
 
 def _entry(cells: Sequence[CellResult], backbone: str, fraction: str, score: str) -> str:
     here = [cell for cell in cells if (cell.backbone, cell.fraction) == (backbone, fraction)]
     values = scores_at(here, backbone, fraction, score)
     without = sorted({cell.status for cell in here if not cell.scores})
-    missing = f'{"; ".join(without)}' if without else ''
+    missing = '; '.join(without)
     if not values:
         return missing or '–'
-    mean, std = mean_and_std(values)
-    digits = _digits(score)
-    text = f'{mean:.{digits}f}' + (f' ± {std:.{digits}f}' if std is not None else '')
+    text = shown(values, score)
     return f'{text} ({len(values)} of {len(here)} seeds; {missing})' if missing else text
 
 
@@ -125,12 +117,16 @@ def published_rows(cells: Sequence[CellResult]) -> list[list[str]]:
     ]
 
 
+def on_published_data(cells: Sequence[CellResult]) -> bool:
+    """Whether the published rows are of the data set that the cells are tested on."""
+    return {cell.data_set for cell in cells} == {published.DATA_SET}
+
+
 def published_note(cells: Sequence[CellResult]) -> str:
     """Where the published rows come from, and whether they may be compared."""
-    same = {cell.data_set for cell in cells} == {published.DATA_SET}
     remark = (
         'compare only runs of the same regime and decoder'
-        if same
+        if on_published_data(cells)
         else 'another data set than the table above: only the shape of the curves can be compared, not the level'
     )
     return f'Published by others, not measured here: {published.CONDITIONS} ({published.SOURCE}); {remark}.'
@@ -145,7 +141,7 @@ def seeds_note(cells: Sequence[CellResult]) -> str:
     constant, title = CONSTANT[next(iter(main_scores(cells)))]
     value = next((cell.scores[constant] for cell in cells if constant in cell.scores), None)
     if value is not None:
-        text += f'. {title[0].upper()}{title[1:]} everywhere: {value:.{2 if "mIoU" in constant else 3}f}'
+        text += f'. {title[0].upper()}{title[1:]} everywhere: {shown([value], constant)}'
     return f'{text}.'
 
 
