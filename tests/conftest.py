@@ -9,9 +9,9 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 import vit22b_dense  # noqa: F401  (registers everything)
-from vit22b_dense.datasets.toy_street import write_waymo
-from vit22b_dense.datasets.waymo.prepare import Job, prepare
-from vit22b_dense.datasets.waymo.types import Settings
+from vit22b_dense.demo import write_waymo
+from vit22b_dense.waymo.prepare import Job, prepare
+from vit22b_dense.waymo.types import Settings
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / 'shared' / 'data'

@@ -6,7 +6,7 @@ from torch import nn
 
 from vit22b_dense import ViT22B
 from vit22b_dense.checkpoint import CheckpointError
-from vit22b_dense.models.pos_embed import resize_pos_embed
+from vit22b_dense.models.backbones.pos_embed import resize_pos_embed
 
 SMALL = dict(embed_dims=32, num_layers=4, num_heads=4, mlp_dims=64)
 

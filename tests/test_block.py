@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vit22b_dense.models.block import ParallelBlock
+from vit22b_dense.models.backbones.block import ParallelBlock
 
 D, H, M, N = 48, 4, 96, 11
 

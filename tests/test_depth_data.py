@@ -10,8 +10,8 @@ from PIL import Image
 from vit22b_dense import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
 from vit22b_dense.datasets import DataError
 from vit22b_dense.datasets.depth_transforms import rasterise, set_points
-from vit22b_dense.datasets.waymo.prepare import Job, prepare
-from vit22b_dense.datasets.waymo.types import Settings
+from vit22b_dense.waymo.prepare import Job, prepare
+from vit22b_dense.waymo.types import Settings
 
 LOAD = [dict(type='LoadImage'), dict(type='LoadSparseDepth')]
 SEGMENTS = [made.SEGMENT, '200_b', '300_c']

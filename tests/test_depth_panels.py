@@ -8,14 +8,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from vit22b_dense.evaluation import DepthPanelVisualizer
-from vit22b_dense.evaluation.depth_panels import (
-    WIDTH,
-    depth_bar,
-    depth_colours,
-    depth_panel,
-    error_bar,
-    error_colours,
-)
+from vit22b_dense.evaluation.depth_panels import WIDTH, depth_bar, depth_colours, depth_panel, error_bar, error_colours
 
 
 @pytest.mark.parametrize('max_depth', [80.0, 50.0])

@@ -7,9 +7,9 @@ from conftest import SHARED
 from matplotlib.figure import Figure
 
 from vit22b_dense.errors import UserError
-from vit22b_dense.evaluation import published
-from vit22b_dense.evaluation.few_shot_curve import draw_curve, plot_cells
-from vit22b_dense.evaluation.few_shot_table import CellResult, from_csv, markdown, mean_and_std, table_rows, to_csv
+from vit22b_dense.fewshot import published
+from vit22b_dense.fewshot.curve import draw_curve, plot_cells
+from vit22b_dense.fewshot.table import CellResult, from_csv, markdown, mean_and_std, table_rows, to_csv
 
 IMAGES = {'1/16': 6, '1/2': 46, '1': 92}
 

@@ -15,11 +15,11 @@ from mmengine.config import Config
 from mmseg.registry import DATASETS
 
 from vit22b_dense.engine.config import first_difference
-from vit22b_dense.engine.few_shot_cells import Backbone, Cell, results
-from vit22b_dense.engine.few_shot_plan import plan
-from vit22b_dense.engine.few_shot_runs import Run, iteration_reached, time_left
 from vit22b_dense.errors import UserError
-from vit22b_dense.evaluation.few_shot_table import markdown
+from vit22b_dense.fewshot.cells import Backbone, Cell, results
+from vit22b_dense.fewshot.plan import plan
+from vit22b_dense.fewshot.runs import Run, iteration_reached, time_left
+from vit22b_dense.fewshot.table import markdown
 
 CONFIG = str(REPO / 'configs/demo/linear.py')
 OPTIONS = [

@@ -1,4 +1,4 @@
-"""Imports run one way: tools -> engine -> models; datasets and evaluation know neither models nor engine."""
+"""Imports run one way: tools -> fewshot -> engine -> models -> checkpoint; `demo` and `waymo` serve tools and tests."""
 
 import ast
 
@@ -11,6 +11,9 @@ ALLOWED = {
     'datasets': set(),
     'evaluation': set(),
     'engine': {'models', 'datasets', 'evaluation', 'checkpoint'},
+    'fewshot': {'engine', 'models', 'datasets', 'evaluation', 'checkpoint'},
+    'waymo': {'datasets'},
+    'demo': {'waymo'},
     'checkpoint': set(),
     'errors': set(),
     'files': set(),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vit22b_dense.models.pos_embed import resize_pos_embed, to_grid
+from vit22b_dense.models.backbones.pos_embed import resize_pos_embed, to_grid
 
 
 @pytest.mark.parametrize('tokens', [39, 43, 78, 86, 115, 123])

@@ -15,9 +15,9 @@ import pytest
 import waymo_made as made
 from waymo_made import FIRST, alter, command, contents, environment, index_of, last_line, run
 
-from vit22b_dense.datasets.waymo.components import SegmentReader
-from vit22b_dense.datasets.waymo.prepare import Job, list_segments, prepare
-from vit22b_dense.datasets.waymo.types import Settings
+from vit22b_dense.waymo.components import SegmentReader
+from vit22b_dense.waymo.prepare import Job, list_segments, prepare
+from vit22b_dense.waymo.types import Settings
 
 NAMES = [made.SEGMENT, '200_b', '300_c']
 ALL = Settings((1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (1,))
@@ -100,8 +100,8 @@ def test_any_row_order_and_grouping(tmp_path: Path, group: int, monkeypatch: pyt
             return table.select(random.permutation([name for name in table.column_names if name != 'index']).tolist())
 
         alter(root, folder.name, shuffle, group)
-    monkeypatch.setattr('vit22b_dense.datasets.waymo.components.LOAD_BYTES', 1)  # a frame at a time
-    monkeypatch.setattr('vit22b_dense.datasets.waymo.parquet.BATCH_BYTES', 1)  # a row at a time
+    monkeypatch.setattr('vit22b_dense.waymo.components.LOAD_BYTES', 1)  # a frame at a time
+    monkeypatch.setattr('vit22b_dense.waymo.parquet.BATCH_BYTES', 1)  # a row at a time
     prepare(Job(root, tmp_path / 'shuffled', 'training', ALL), print)
     assert contents(tmp_path / 'shuffled') == contents(tmp_path / 'plain')
 
@@ -192,8 +192,8 @@ def test_full_size_speed_and_memory(tmp_path: Path) -> None:
     code = f"""
 import resource, sys, time
 from pathlib import Path
-from vit22b_dense.datasets.waymo.segment import prepare_segment
-from vit22b_dense.datasets.waymo.types import Settings
+from vit22b_dense.waymo.segment import prepare_segment
+from vit22b_dense.waymo.types import Settings
 root, settings = Path(sys.argv[1]), Settings((1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (1,))
 began, busy = time.perf_counter(), time.process_time()
 report = prepare_segment(root, "training", "{made.SEGMENT}", root / "out", settings)

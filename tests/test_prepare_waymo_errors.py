@@ -15,9 +15,9 @@ import waymo_made as made
 from waymo_made import SEGMENT, alter, command, contents, environment, index_of, last_line, run
 
 from vit22b_dense import files
-from vit22b_dense.datasets.waymo.components import SegmentReader
-from vit22b_dense.datasets.waymo.prepare import Job, PrepareError, prepare
-from vit22b_dense.datasets.waymo.types import Settings
+from vit22b_dense.waymo.components import SegmentReader
+from vit22b_dense.waymo.prepare import Job, PrepareError, prepare
+from vit22b_dense.waymo.types import Settings
 
 ALL = Settings((1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (1,))
 COLUMN = '[LiDARComponent].range_image_return1.values'

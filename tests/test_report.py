@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from vit22b_dense.errors import UserError
-from vit22b_dense.evaluation.few_shot_table import CellResult, to_csv
 from vit22b_dense.evaluation.report import group_table, render
 from vit22b_dense.evaluation.runs import find_runs, read_run
+from vit22b_dense.fewshot.table import CellResult, to_csv
 
 VOID = {'meta', 'link', 'img', 'br'}
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from vit22b_dense.errors import UserError
 from vit22b_dense.models import TIMMViT
-from vit22b_dense.models.block import ParallelBlock
+from vit22b_dense.models.backbones.block import ParallelBlock
 
 try:
     import timm

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mmseg.datasets import ADE20KDataset
 
-from vit22b_dense.datasets.toy_street import (
+from vit22b_dense.demo import (
     ADE_VALUE,
     Camera,
     Label,
@@ -24,9 +24,9 @@ from vit22b_dense.datasets.toy_street import (
     sample_view,
     write_ade,
 )
-from vit22b_dense.datasets.toy_street.light import shade
-from vit22b_dense.datasets.toy_street.parts import Look, place
-from vit22b_dense.datasets.toy_street.raycast import Solid, noise
+from vit22b_dense.demo.light import shade
+from vit22b_dense.demo.parts import Look, place
+from vit22b_dense.demo.raycast import Solid, noise
 from vit22b_dense.errors import UserError
 
 GROUND = Look(Label.ROAD).box((-500, -500, -1), (500, 500, 0))

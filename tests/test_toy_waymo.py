@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import REPO
 
-from vit22b_dense.datasets.toy_street import Camera, make_street, render, sample_light, write_waymo
-from vit22b_dense.datasets.toy_street import waymo as toy
-from vit22b_dense.datasets.waymo.prepare import Job, prepare
-from vit22b_dense.datasets.waymo.types import Settings
+from vit22b_dense.demo import Camera, make_street, render, sample_light, write_waymo
+from vit22b_dense.demo import waymo as toy
 from vit22b_dense.errors import UserError
+from vit22b_dense.waymo.prepare import Job, prepare
+from vit22b_dense.waymo.types import Settings
 
 SIZE = (96, 144)
 

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 import waymo_made as made
 
-from vit22b_dense.datasets.waymo.components import SegmentReader
-from vit22b_dense.datasets.waymo.projection import (
-    SparseDepth,
-    camera_depth,
-    nearest_per_pixel,
-    row_inclinations,
-    scan_points,
-)
-from vit22b_dense.datasets.waymo.types import (
+from vit22b_dense.waymo.components import SegmentReader
+from vit22b_dense.waymo.projection import SparseDepth, camera_depth, nearest_per_pixel, row_inclinations, scan_points
+from vit22b_dense.waymo.types import (
     CameraCalibration,
     CameraImage,
     Frame,

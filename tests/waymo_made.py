@@ -18,14 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vit22b_dense.datasets.waymo.types import (
-    CameraCalibration,
-    CameraImage,
-    Frame,
-    LaserCalibration,
-    LaserScan,
-)
-from vit22b_dense.datasets.waymo.writer import camera_projections, laser_rays, write_segment
+from vit22b_dense.waymo.types import CameraCalibration, CameraImage, Frame, LaserCalibration, LaserScan
+from vit22b_dense.waymo.writer import camera_projections, laser_rays, write_segment
 
 TOOL = Path(__file__).resolve().parents[1] / 'tools' / 'prepare_waymo.py'
 SEGMENT = '1000000000000000001_0_000_20_000'

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 from vit22b_dense.engine.config import default_work_dir
-from vit22b_dense.engine.few_shot_cells import Backbone, Cell, results
-from vit22b_dense.engine.few_shot_plan import plan
-from vit22b_dense.engine.few_shot_runs import Run
 from vit22b_dense.errors import UserError, run_tool
-from vit22b_dense.evaluation.few_shot_curve import draw_curve
-from vit22b_dense.evaluation.few_shot_table import markdown, missing_lines, to_csv
+from vit22b_dense.fewshot.cells import Backbone, Cell, results
+from vit22b_dense.fewshot.curve import draw_curve
+from vit22b_dense.fewshot.plan import plan
+from vit22b_dense.fewshot.runs import Run
+from vit22b_dense.fewshot.table import markdown, missing_lines, to_csv
 from vit22b_dense.files import write_atomically
 
 FRACTIONS = ['1/16', '1/8', '1/4', '1/2', '1']

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from vit22b_dense.datasets.toy_street import write_ade, write_waymo
+from vit22b_dense.demo import write_ade, write_waymo
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.progress import Progress
 

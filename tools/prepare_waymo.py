@@ -19,8 +19,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from vit22b_dense.datasets.waymo.types import CAMERAS, LASERS, SPLITS, Settings
 from vit22b_dense.errors import run_tool
+from vit22b_dense.waymo.types import CAMERAS, LASERS, SPLITS, Settings
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     # Here, so that --help and the message about a missing pyarrow do not need pyarrow.
-    from vit22b_dense.datasets.waymo.prepare import Job, prepare
+    from vit22b_dense.waymo.prepare import Job, prepare
 
     settings = Settings(
         cameras=tuple(sorted({CAMERAS[name] for name in args.cameras})),

@@ -8,10 +8,10 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 from prettytable import PrettyTable
 
-from vit22b_dense.datasets.class_counts import count_classes
-from vit22b_dense.datasets.few_shot import FewShotSubset, digest
 from vit22b_dense.engine.config import AXES, add_config_arguments, check_data, load_config
 from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.fewshot.class_counts import count_classes
+from vit22b_dense.fewshot.subset import FewShotSubset, digest
 from vit22b_dense.files import write_atomically
 from vit22b_dense.progress import Progress
 

@@ -14,9 +14,10 @@ warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformable
 # mmseg prints at its import that an optional package is absent; a tool's output is not the place for it
 with contextlib.redirect_stdout(io.StringIO()):
     import mmseg.datasets  # noqa: F401
-from . import datasets, engine, evaluation, models
-from .datasets import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
+from . import datasets, engine, evaluation, fewshot, models
+from .datasets import KITTIDepthDataset, WaymoDepthDataset
 from .evaluation import SparseDepthMetric
+from .fewshot import FewShotSubset
 from .models import DPTDepthHead, LinearDepthHead, LinearHead, TokenPyramid, ViT22B
 from .version import __version__
 
@@ -34,5 +35,6 @@ __all__ = [
     'datasets',
     'engine',
     'evaluation',
+    'fewshot',
     'models',
 ]

@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ..errors import UserError
-from .few_shot_curve import plot_cells, plot_published, published_beside
-from .few_shot_table import (
+from ..fewshot.curve import plot_cells, plot_published, published_beside
+from ..fewshot.table import (
     CellResult,
     fractions_of,
     from_csv,

@@ -1,14 +1,14 @@
 """The models: backbones, neck and heads. They know torch, mmcv's and mmseg's bases, and `checkpoint`."""
 
-from .backbone import ViT22B
-from .depth import LinearDepthHead
+from .backbones.huggingface import HFBackbone
+from .backbones.plain_vit import PlainViT
+from .backbones.timm_vit import TIMMViT
+from .backbones.vit22b import ViT22B
+from .decoders.depth import LinearDepthHead
+from .decoders.dpt import DPTDepthHead
+from .decoders.linear import LinearHead
+from .decoders.token_pyramid import TokenPyramid
 from .depth_estimator import DepthDataPreProcessor, SparseDepthEstimator
-from .dpt import DPTDepthHead
-from .huggingface import HFBackbone
-from .neck import TokenPyramid
-from .plain_vit import PlainViT
-from .segmentation import LinearHead
-from .timm_vit import TIMMViT
 
 __all__ = [
     'DPTDepthHead',

@@ -8,7 +8,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from .depth import upsample
+from .decoders.depth import upsample
 
 MODES = ('whole', 'slide', 'whole_flip', 'slide_flip')
 

@@ -8,7 +8,7 @@ from mmseg.models.backbones import timm_backbone as mmseg_timm
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ..errors import UserError
+from ...errors import UserError
 from .body import pad_to_multiple, resolve_indices, warn_if_frozen_and_random
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..evaluation.few_shot_table import main_scores, scores_at, shown
 from ..files import write_atomically
 from ..progress import duration, overwrite_line
-from .few_shot_cells import FAILURE, Cell
+from .cells import FAILURE, Cell
+from .table import main_scores, scores_at, shown
 
 POLL = 0.2  # seconds between two looks at a running process
 

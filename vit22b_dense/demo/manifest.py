@@ -11,8 +11,8 @@ from typing import Any
 
 import cv2
 
-from ...errors import UserError
-from ...files import write_atomically
+from ..errors import UserError
+from ..files import write_atomically
 
 MANIFEST = 'toy_street.json'
 # Says with which parameters a set is being made; it gives way to the manifest when all is there.

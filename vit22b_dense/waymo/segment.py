@@ -17,17 +17,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...files import write_atomically
+from ..datasets.waymo_index import INDEX, VERSION
+from ..files import write_atomically
 from .components import SegmentReader
-from .index import INDEX, VERSION
 from .projection import SparseDepth, camera_depth, scan_points
-from .types import (
-    CAMERA_NAMES,
-    CameraCalibration,
-    CameraImage,
-    FrameError,
-    Settings,
-)
+from .types import CAMERA_NAMES, CameraCalibration, CameraImage, FrameError, Settings
 
 _OURS = re.compile(r'\d+_\d\.(jpg|npz)|\..*\.part|index\.json')
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ...errors import UserError
+from ..errors import UserError
 from ..waymo.types import (
     CAMERAS,
     LASERS,

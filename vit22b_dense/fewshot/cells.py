@@ -9,11 +9,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..datasets.few_shot import digest
+from ..engine.config import first_difference
 from ..errors import UserError
-from ..evaluation.few_shot_table import CellResult, from_csv
 from ..files import write_atomically
-from .config import first_difference
+from .subset import digest
+from .table import CellResult, from_csv
 
 RANDOM = ':random'
 # the test has a folder of its own below the cell's, since every run dumps its configuration

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .few_shot import FewShotSubset
-from .loading import LoadLabels
+from ..datasets.loading import LoadLabels
+from .subset import FewShotSubset
 
 
 def count_classes(

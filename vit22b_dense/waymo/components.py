@@ -9,16 +9,7 @@ from typing import Any
 import numpy as np
 
 from .parquet import Component, Key
-from .types import (
-    TOP,
-    CameraCalibration,
-    CameraImage,
-    FrameError,
-    LaserCalibration,
-    LaserScan,
-    SegmentError,
-    Settings,
-)
+from .types import TOP, CameraCalibration, CameraImage, FrameError, LaserCalibration, LaserScan, SegmentError, Settings
 
 INTRINSICS = ('f_u', 'f_v', 'c_u', 'c_v', 'k1', 'k2', 'p1', 'p2', 'k3')
 LOAD_BYTES = 384 << 20  # of frames held in memory; a full-size frame takes 30 MB a return

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
+from ..errors import UserError
 from .types import SegmentError
 
 try:

@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import load_weights, read_pretrained
+from ...checkpoint import load_weights, read_pretrained
 from .pos_embed import resize_pos_embed, to_grid
 
 SIZES = ('embed_dims', 'num_layers', 'num_heads', 'mlp_dims')

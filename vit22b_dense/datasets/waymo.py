@@ -8,8 +8,8 @@ from pathlib import Path
 from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS
 
-from ..loading import DataError
-from .index import INDEX, read_index
+from .loading import DataError
+from .waymo_index import INDEX, read_index
 
 
 @DATASETS.register_module()

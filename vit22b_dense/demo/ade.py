@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ...errors import UserError
-from ...files import write_atomically
+from ..errors import UserError
+from ..files import write_atomically
 from .camera import render, sample_view
 from .light import sample_light
 from .manifest import make_set

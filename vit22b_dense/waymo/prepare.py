@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
-from ...progress import duration
+from ..datasets.waymo_index import read_index
+from ..errors import UserError
+from ..progress import duration
 from .components import needed_components
-from .index import read_index
 from .segment import SegmentReport, prepare_segment, report_complete
 from .types import SegmentError, Settings
 

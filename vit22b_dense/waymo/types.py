@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...errors import UserError
+from ..errors import UserError
 
 CAMERAS: dict[str, int] = {'FRONT': 1, 'FRONT_LEFT': 2, 'FRONT_RIGHT': 3, 'SIDE_LEFT': 4, 'SIDE_RIGHT': 5}
 LASERS: dict[str, int] = {'TOP': 1, 'FRONT': 2, 'SIDE_LEFT': 3, 'SIDE_RIGHT': 4, 'REAR': 5}

@@ -8,10 +8,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
-from ..datasets.few_shot import FewShotSubset
+from ..engine.config import check_data, load_config, parse_overrides
 from ..errors import UserError
-from .config import check_data, load_config, parse_overrides
-from .few_shot_cells import Backbone, Cell
+from .cells import Backbone, Cell
+from .subset import FewShotSubset
 
 
 def plan(

@@ -10,8 +10,8 @@ from mmseg.registry import MODELS
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..checkpoint import CheckpointError
-from ..errors import UserError
+from ...checkpoint import CheckpointError
+from ...errors import UserError
 from .body import pad_to_multiple, resolve_indices, warn_if_frozen_and_random
 
 

@@ -9,15 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from . import published
-from .few_shot_table import (
-    CellResult,
-    fractions_of,
-    main_scores,
-    mean_and_std,
-    on_published_data,
-    published_rows,
-    scores_at,
-)
+from .table import CellResult, fractions_of, main_scores, mean_and_std, on_published_data, published_rows, scores_at
 
 MARKERS = 'osD^vP*X'
 GREYS = ('#555555', '#777777', '#999999', '#bbbbbb')

@@ -1,0 +1,1 @@
+"""Plain Vision Transformers that return feature maps."""

@@ -1,0 +1,1 @@
+"""From feature maps to classes or depth."""
