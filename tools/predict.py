@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vit22b_dense.engine.config import AXES, add_config_arguments, load_config
+from vit22b_dense.engine.config import add_config_arguments, config_of
 from vit22b_dense.engine.predict import Segmenter
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.files import write_atomically
@@ -65,8 +65,7 @@ def save_png(path: Path, array: np.ndarray) -> None:
 def main() -> int:
     args = parse_args()
     images = find_images(args.images)
-    cfg = load_config(args.config, {axis: getattr(args, axis) for axis in AXES}, args.cfg_options)
-    segmenter = Segmenter(cfg, args.checkpoint)
+    segmenter = Segmenter(config_of(args), args.checkpoint)
     skipped, start = [], time.time()
     for done, (path, place) in enumerate(images, 1):
         try:

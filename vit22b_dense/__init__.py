@@ -4,16 +4,11 @@ Importing the package registers everything in mmseg's registries; in a config,
 ``custom_imports = dict(imports=['vit22b_dense'])`` is all it takes.
 """
 
-import contextlib
-import io
 import warnings
 
 # The compiled operations of mmcv, which nothing here uses, are absent by design.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
-# mmseg prints at its import that an optional package is absent; a tool's output is not the place for it
-with contextlib.redirect_stdout(io.StringIO()):
-    import mmseg.datasets  # noqa: F401
 from . import datasets, engine, evaluation, fewshot, models
 from .datasets import KITTIDepthDataset, WaymoDepthDataset
 from .evaluation import SparseDepthMetric

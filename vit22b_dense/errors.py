@@ -20,11 +20,16 @@ def run_tool(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except UserError as error:
-        # A data loader's worker wraps the error in its own traceback; the message stands at the end.
-        message = re.split(r'(?:^|\n)(?:\w+\.)*\w*Error: ', str(error))[-1].strip()
-        print(f'error: {message}', file=sys.stderr)
+        print(f'error: {_without_traceback(error)}', file=sys.stderr)
         status = error.status
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         status = 130
     sys.exit(status or 0)
+
+
+def _without_traceback(error: UserError) -> str:
+    """The message alone where a data loader's worker has put its own traceback in front of it."""
+    name = re.escape(f'{type(error).__module__}.{type(error).__qualname__}')
+    wrapped = re.match(rf'Caught {type(error).__name__} in .*?^(?:{name}): (.*)', str(error), re.DOTALL | re.MULTILINE)
+    return (wrapped[1] if wrapped else str(error)).strip()

@@ -64,7 +64,6 @@ def _history_method(owner: type, name: str) -> object:
 
 # Every checkpoint that mmengine opens from a local path (test, load_from, resume) goes through this reader too:
 # its own falls back to running the pickle.
-@CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_local(filename: str, map_location: str | torch.device | None) -> dict:
     """mmengine's local loader, replaced by `read_checkpoint`."""
     return read_checkpoint(filename, map_location)
@@ -204,3 +203,13 @@ def read_pretrained(path: str | Path, prefix: str | None = None) -> LazyWeights:
     if not kept:
         raise CheckpointError(f'{path}: no tensor begins with {prefix!r}; it has {listing(stored.infos)}')
     return LazyWeights(stored, kept)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """temporary"""
+    path = Path(path)
+    if path.is_dir():
+        return sorted(path.glob('*.safetensors*'))
+    if not path.is_file():
+        raise CheckpointError(f'{path}: no such checkpoint file')
+    return [path]

@@ -1,7 +1,15 @@
-"""What a run needs around the model: optimiser groups, checkpoints, reproducibility."""
+"""One builder of a run from a config and its axes, and what a run needs around the model."""
 
-from .checkpoints import AtomicCheckpointHook, CheckpointFitHook
+from .hooks import AtomicCheckpointHook, CheckpointFitHook, IterationSeedHook
 from .layer_decay import LayerDecayConstructor
-from .reproducible import IterationSeedHook
+from .precision import BFloat16OptimWrapper
+from .run import DenseRunner
 
-__all__ = ['AtomicCheckpointHook', 'CheckpointFitHook', 'IterationSeedHook', 'LayerDecayConstructor']
+__all__ = [
+    'AtomicCheckpointHook',
+    'BFloat16OptimWrapper',
+    'CheckpointFitHook',
+    'DenseRunner',
+    'IterationSeedHook',
+    'LayerDecayConstructor',
+]

@@ -1,41 +1,44 @@
 """Configs as the tools use them: axes chosen on the command line, overrides and data folders checked."""
 
 import argparse
+import difflib
+import hashlib
 import inspect
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from ..errors import UserError
 
-# Axis: environment variable that the configs read, help. Values of the first three are files in `_base_`.
+# Axis: environment variable that the configs read, help. Some have their values as files in a folder of `_base_`.
 AXES = {
     'backbone': ('VIT22B_BACKBONE', 'backbone to use, a file of configs/_base_/backbones'),
     'weights': ('VIT22B_WEIGHTS', "pretrained backbone: a file, or the folder of a transformers' model"),
     'regime': ('VIT22B_REGIME', 'how it is trained: frozen, finetune or scratch'),
-    'fraction': (
-        'VIT22B_FRACTION',
-        'share of the training data, such as 1/16, with its number of iterations',
-    ),
+    'fraction': ('VIT22B_FRACTION', 'share of the training data, such as 1/16, with its number of iterations'),
     'seed': ('VIT22B_SEED', 'seed of weights, data order, augmentation and few-shot subset'),
     'data_root': ('VIT22B_DATA_ROOT', 'folder of the data set'),
 }
 FOLDERS = {'backbone': 'backbones', 'regime': 'regimes', 'fraction': 'fractions'}
-# Top-level keys that a run reads; every other key of a config is an ingredient that others were made of.
-RUN_KEYS = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | {
-    'custom_imports',
-    'tta_model',
+# What `configs/_base_` makes configs of: used up when the config is read, so no run reads it.
+INGREDIENTS = frozenset({
+    'augmentation', 'backbone', 'classes', 'crop_size', 'data_root', 'dataset', 'embed_dims', 'fraction', 'frozen',
+    'inference', 'init_cfg', 'levels', 'loading', 'max_depth', 'max_iters', 'metainfo', 'num_classes', 'palette',
+    'patch_size', 'pixel_mean', 'pixel_std', 'resize', 'test_resize', 'train_pipeline', 'warmup', 'weights',
+})  # fmt: skip
+# What mmengine's runners read: the arguments of both, and what they and mmseg's scripts take from the config besides.
+RUN_KEYS = {
+    *inspect.signature(Runner.__init__).parameters, *inspect.signature(FlexibleRunner.__init__).parameters,
+    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
+    'init_weights_for_test_or_val', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'test_pipeline', 'tta_model',
     'tta_pipeline',
-}
-
-# Where a run lies and how it is started: two runs that differ in nothing else are of one configuration.
-PLACES = ('work_dir', 'resume', 'load_from', 'launcher')
+} - {'self', 'cfg'}  # fmt: skip
+SIMILAR = 0.85  # of two keys: above it the one is taken for the other, mistyped
 
 
 class ConfigError(UserError):
@@ -58,6 +61,16 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def config_of(args: argparse.Namespace) -> Config:
+    """The config that a tool's arguments ask for; see `add_config_arguments` and `load_config`."""
+    return load_config(args.config, axes_of(args), args.cfg_options)
+
+
+def axes_of(args: argparse.Namespace) -> dict[str, str | None]:
+    """The value of each axis in a tool's arguments."""
+    return {axis: getattr(args, axis) for axis in AXES}
+
+
 def parse_overrides(tokens: list[str]) -> dict:
     """``KEY=VALUE`` strings as ``--cfg-options`` takes them, as the dictionary that it makes of them."""
     parser = argparse.ArgumentParser()
@@ -71,6 +84,8 @@ def parse_overrides(tokens: list[str]) -> dict:
 def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict | None = None) -> Config:
     """Read a config with its axes chosen and overrides applied, without the ingredients it was made of.
 
+    Every other key stays: what a run reads, and variables of the user's own.
+
     Args:
         path: the config file.
         axes: value of each axis, None for the config's default. An axis left None may still be chosen by its
@@ -79,7 +94,7 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
 
     Raises:
         ConfigError: no such file; an unknown axis value (the message lists the known ones); an axis that the config
-            does not have; an override of a key that no run reads.
+            does not have; an override of a key that no run reads; a key that looks like one that runs read, mistyped.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,21 +104,33 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
         cfg = Config.fromfile(path)
     for axis, value in chosen.items():
         if AXES[axis][0] not in cfg.env_variables:
+            if axis == 'weights' and 'backbone' in cfg.get('model', {}):
+                name_weights(cfg, value)
+                continue
             raise ConfigError(
                 f'{path} has no axis {axis!r} (asked for {value!r}): it stands alone; change it with --cfg-options'
             )
+    for key in set(cfg) - RUN_KEYS - INGREDIENTS:
+        if difflib.get_close_matches(key, RUN_KEYS, 1, SIMILAR):
+            raise ConfigError(f'{path}: {key}: {_unknown(key)}')
     for key in overrides or {}:
         top = key.split('.')[0]
         if top not in RUN_KEYS:
-            hint = 'it is an ingredient that the config has already used' if top in cfg else 'no run reads it'
+            used = top in INGREDIENTS or top in cfg
+            hint = 'it is an ingredient that the config has already used' if used else _unknown(top)
             raise ConfigError(
                 f'--cfg-options {key}: {hint}; override the place where it is used, such as model.… or '
                 f'train_dataloader.… (keys of a run: {", ".join(sorted(RUN_KEYS & set(cfg)))})'
             )
     cfg.merge_from_dict(overrides or {})
-    for key in set(cfg) - RUN_KEYS:
+    for key in set(cfg) & INGREDIENTS:
         cfg.pop(key)
     return cfg
+
+
+def _unknown(key: str) -> str:
+    (nearest,) = difflib.get_close_matches(key, RUN_KEYS, 1, 0)
+    return f'no run reads it; did you mean {nearest}?'
 
 
 @contextmanager
@@ -153,11 +180,30 @@ def default_work_dir(path: str | Path, axes: dict[str, str | None]) -> str:
     path = Path(path).resolve()
     shown = {axis: value for axis, value in axes.items() if value is not None and axis != 'data_root'}
     if 'weights' in shown:
-        shown['weights'] = Path(shown['weights']).stem
+        shown['weights'] = weights_name(shown['weights'])
     if 'seed' in shown:
         shown['seed'] = f'seed{shown["seed"]}'
     name = '_'.join([path.parent.name, path.stem, *shown.values()]).replace('/', '-')
     return str(Path('work_dirs', name))
+
+
+def weights_name(weights: str) -> str:
+    """A name of pretrained weights for folders: of a path its stem and a few digits that tell equal stems apart."""
+    path = Path(weights)
+    if not path.exists():  # a hub's name
+        return weights.replace('/', '-')
+    return f'{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}'
+
+
+def name_weights(cfg: Config, weights: str) -> None:
+    """Point a config that stands alone at other pretrained weights of its backbone."""
+    backbone = cfg.model.backbone
+    if backbone.type == 'HFBackbone':
+        backbone.model = weights
+    elif backbone.type == 'TIMMViT':
+        backbone.update(pretrained=False, checkpoint_path=weights)
+    else:
+        backbone.init_cfg = dict(backbone.get('init_cfg') or {}, type='Pretrained', checkpoint=weights)
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
@@ -188,22 +234,3 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
 def _leaf_datasets(dataset: dict) -> list[dict]:
     inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets', [])
     return [leaf for part in inner for leaf in _leaf_datasets(part)] if inner else [dataset]
-
-
-def first_difference(there: dict, asked: dict) -> tuple[str, Any, Any] | None:
-    """The first setting in which two configurations differ: its key and both values; `PLACES` do not count."""
-    one, other = (
-        dict(_flat({k: v for k, v in cfg.items() if k not in PLACES and not k.startswith('_')}))
-        for cfg in (there, asked)
-    )
-    for key in [*other, *(key for key in one if key not in other)]:
-        if one.get(key, 'absent') != other.get(key, 'absent'):
-            return key, one.get(key, 'absent'), other.get(key, 'absent')
-    return None
-
-
-def _flat(value: Any, key: str = '') -> list[tuple[str, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
-    if items is None or not value:
-        return [(key, list(value) if isinstance(value, tuple) else value)]
-    return [pair for name, part in items for pair in _flat(part, f'{key}.{name}' if key else str(name))]

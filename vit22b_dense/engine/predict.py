@@ -7,12 +7,11 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import DATASETS
 
-from ..checkpoint import load_weights, read_checkpoint, state_dict_of
 from ..errors import UserError
 from ..evaluation.panels import segmentation_panel
+from .restore import load_model
 
 # what reads ground truth, and so has nothing to read here
 LABEL_STEPS = {'LoadLabels', 'LoadAnnotations'}
@@ -37,10 +36,7 @@ class Segmenter:
     def __init__(self, cfg: Config, checkpoint: str | Path) -> None:
         if 'num_classes' not in cfg.model.decode_head:
             raise UserError(f'{cfg.filename}: not a segmentation config; tools/test.py --show-dir shows depth')
-        init_default_scope(cfg.get('default_scope', 'mmseg'))
-        self.model = MODELS.build(cfg.model)
-        load_weights(self.model, state_dict_of(read_checkpoint(checkpoint)), checkpoint)
-        self.model.to(get_device()).eval()
+        self.model = load_model(cfg, checkpoint).to(get_device()).eval()
         data = cfg.test_dataloader.dataset
         load, *rest = [step for step in data.pipeline if step.type not in LABEL_STEPS]
         self.load, self.prepare = Compose([load]), Compose(rest)

@@ -1,6 +1,6 @@
-"""What a test leaves beside its scores: the versions it ran with, and pictures of the best and the worst image."""
+"""A test and what it leaves: scores first, then pictures of the best and the worst image."""
 
-import io
+import json
 import platform
 from pathlib import Path
 
@@ -8,14 +8,17 @@ import mmcv
 import mmengine
 import mmseg
 import torch
-from mmengine.dataset import pseudo_collate
-from mmengine.runner import Runner
-from PIL import Image
+from mmengine.config import Config
 
-from ..datasets.loading import LoadImage
+from ..evaluation.companions import companions, summary
+from ..evaluation.examples import draw_examples
 from ..evaluation.image_scores import ImageScores
 from ..files import write_atomically
 from ..version import __version__
+from .config import ConfigError
+from .hooks import unwrapped
+from .restore import reference_of
+from .run import build_test
 
 
 def versions() -> dict[str, str]:
@@ -26,26 +29,56 @@ def versions() -> dict[str, str]:
     return dict(python=platform.python_version(), vit22b_dense=__version__, **found, device=device)
 
 
-def draw_examples(runner: Runner, metric: ImageScores, folder: Path) -> list[dict]:
-    """Draw the best, the median and the worst image of a test that has just ended, by predicting them once more.
+def score_and_record(
+    cfg: Config, checkpoint: str, about: dict, out: str | None = None, show_dir: str | None = None
+) -> None:
+    """Test a checkpoint and leave scores.json and examples/ in the work dir.
+
+    The scores are written as soon as they are known: a picture that cannot be drawn loses nothing.
 
     Args:
-        runner: after ``test()``.
-        metric: which has scored the images of that test.
-        folder: for the pictures, PNG.
+        cfg: as `run_config` gives it.
+        checkpoint: the file.
+        about: what else the record holds.
+        out: folder for the predictions. show_dir: folder for a picture of every image.
 
-    Returns:
-        Of each picture: its rank, the image, its score with the score's name, and the picture's file name.
+    Raises:
+        UserError: see `build_test`; ``out`` for an evaluator that writes no predictions.
     """
-    dataset = runner.test_dataloader.dataset
-    examples = []
-    for rank, index in metric.ranked().items():
-        path, score = metric.images[index]
-        with torch.no_grad():
-            (sample,) = runner.model.test_step(pseudo_collate([dataset[index]]))
-        image = LoadImage()(dict(img_path=path))['img'][..., ::-1].copy()
-        buffer = io.BytesIO()
-        Image.fromarray(runner.visualizer.draw(image, sample, True, True)).save(buffer, 'PNG')
-        write_atomically(folder / f'{rank}.png', buffer.getvalue())
-        examples.append(dict(rank=rank, image=path, metric=metric.title, score=score, picture=f'{rank}.png'))
-    return examples
+    if show_dir:
+        cfg.default_hooks.visualization.draw = True
+        cfg.visualizer.save_dir = show_dir
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if out:
+        writing = next((e for e in evaluators if e['type'] in ('IoUMetric', 'SparseDepthMetric')), None)
+        if writing is None:
+            kinds = ', '.join(e['type'] for e in evaluators)
+            raise ConfigError(
+                f'--out {out}: neither IoUMetric nor SparseDepthMetric is among the evaluators ({kinds})'
+            )
+        writing.output_dir = out
+    cfg.test_evaluator = [*evaluators, *companions(evaluators)]
+    runner = build_test(cfg, checkpoint)
+    examples = Path(cfg.work_dir, 'examples')
+    image_scores = next((m for m in runner.test_evaluator.metrics if isinstance(m, ImageScores)), None)
+    if image_scores:
+        image_scores.keep_predictions(examples)
+    scores = runner.test()
+    if runner.rank:
+        return
+    reference = reference_of(unwrapped(runner.model))
+    record = dict(
+        **about,
+        checkpoint=str(Path(checkpoint).resolve()),
+        backbone=reference and str(reference),
+        images=len(runner.test_dataloader.dataset),
+        scores={name: float(value) for name, value in scores.items()},
+        examples=[],
+        versions=versions(),
+    )
+    path = Path(cfg.work_dir, 'scores.json')
+    write_atomically(path, json.dumps(record, indent=2) + '\n')
+    print(f'{summary(record["scores"])}, written to {path}', flush=True)
+    if image_scores:
+        record['examples'] = draw_examples(image_scores, runner.visualizer, examples)
+        write_atomically(path, json.dumps(record, indent=2) + '\n')

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..engine.config import first_difference
+from ..engine.config import weights_name
+from ..engine.work_dir import check_same_run
 from ..errors import UserError
 from ..files import write_atomically
 from .subset import digest
@@ -66,8 +67,8 @@ class Backbone:
         if not (backbone.get('pretrained', default) or backbone.get('checkpoint_path')):
             return f'{self.name} (random weights)', f'{self.name}_random'
         if self.weights:
-            stem = Path(self.weights).stem
-            return f'{self.name} ({stem})', f'{self.name}_{stem}'
+            weights = weights_name(self.weights)
+            return f'{self.name} ({weights})', f'{self.name}_{weights}'
         return self.name, self.name
 
 
@@ -132,7 +133,8 @@ class Cell:
         train, test = ([sys.executable, str(self.tools / f'{name}.py'), self.config] for name in ('train', 'test'))
         commands = {}
         if not self.checkpoint.exists():
-            commands['train'] = [*train, '--resume', '--work-dir', str(self.work_dir), *common]
+            # the test follows, so a validation at the end would be the same scores twice
+            commands['train'] = [*train, '--resume', '--no-validate', '--work-dir', str(self.work_dir), *common]
         commands['test'] = [*test, str(self.checkpoint), '--work-dir', str(self.work_dir / TEST), *common]
         return commands
 
@@ -168,24 +170,13 @@ class Cell:
             UserError: it holds checkpoints or scores of another configuration (names the first difference) or of
                 other training images.
         """
-        dumped = self.work_dir / Path(self.config).name
-        holds = [path.name for pattern in ('*.pth', SCORES) for path in self.work_dir.glob(pattern)]
-        if not holds:
-            return
-        if not dumped.exists():
-            raise UserError(
-                f'{self.work_dir}: holds {holds[0]} of another configuration (there is no {dumped.name}); '
-                'choose another --work-dir'
-            )
-        difference = first_difference(Config.fromfile(dumped).to_dict(), self.cfg.to_dict())
-        if difference is not None:
-            key, there, asked = difference
-            raise UserError(
-                f'{self.work_dir}: holds {holds[0]} of another configuration: {key} is {there!r} there and '
-                f'{asked!r} now. Choose another --work-dir, or remove that folder'
-            )
+        check_same_run(self.work_dir, self.cfg)
         listed = self.work_dir / SUBSET
-        if listed.exists() and digest(listed.read_text(encoding='utf-8').splitlines()) != digest(self.train_names):
+        if (
+            listed.exists()
+            and any(self.work_dir.glob('*.pth'))
+            and digest(listed.read_text(encoding='utf-8').splitlines()) != digest(self.train_names)
+        ):
             raise UserError(
                 f'{self.work_dir}: trained on other images, listed in {SUBSET}: the data have changed since. '
                 'Choose another --work-dir, or remove that folder'

@@ -1,0 +1,84 @@
+"""What a checkpoint holds in place of weights that were not trained: which they are and where they came from."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from .errors import CheckpointError, human
+from .reading import weight_files
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Weights that lie elsewhere.
+
+    Attributes:
+        kind: ``'file'`` (also a folder), ``'hub'`` or ``'random'``.
+        name: path of the file or folder, or the hub's name.
+        size, sha256: of a file: its bytes; of a folder: all its weight files' bytes, and the hash of their names and
+            hashes.
+        revision: of the hub's model. seed: of random weights.
+    """
+
+    kind: str
+    name: str = ''
+    size: int | None = None
+    sha256: str | None = None
+    revision: str | None = None
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, source: Mapping) -> 'Reference':
+        """From a backbone's ``weights_source``; a file is read for its hash.
+
+        Raises:
+            CheckpointError: no such file.
+        """
+        if source['kind'] == 'random':
+            return cls('random', seed=source['seed'])
+        if source['kind'] == 'hub':
+            return cls('hub', source['name'], revision=source['revision'])
+        path = Path(source['path']).expanduser().resolve()
+        files = weight_files(path)
+        stamps = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        return cls('file', str(path), sum(size for _, size, _ in stamps), _digest(stamps, path.is_dir()))
+
+    def to_dict(self) -> dict:
+        """As a checkpoint holds it: plain values."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, '')}
+
+    def __str__(self) -> str:
+        if self.kind == 'random':
+            return f'random weights of seed {self.seed}'
+        if self.kind == 'hub':
+            return f'{self.name} of the hub, revision {self.revision}'
+        return f'{self.name} ({human(self.size)}, SHA-256 {self.sha256[:12]}…)'
+
+    def same_weights(self, other: 'Reference') -> bool:
+        """Whether both are the same weights, wherever they lie."""
+        if self.kind == other.kind == 'file':
+            return self.sha256 == other.sha256
+        return self == other
+
+    def found(self) -> bool:
+        """Whether a file is still in its place, unchanged."""
+        try:
+            return self.kind == 'file' and self.same_weights(Reference.of(dict(kind='file', path=self.name)))
+        except (CheckpointError, OSError):
+            return False
+
+
+@lru_cache(64)
+def _digest(stamps: tuple[tuple[Path, int, int], ...], folder: bool) -> str:
+    """The hash of some files; those that have not changed since are not read again."""
+    hashes = {}
+    for file, _, _ in stamps:
+        with open(file, 'rb') as opened:
+            hashes[file.name] = hashlib.file_digest(opened, 'sha256').hexdigest()
+    if not folder and len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256(
+        ''.join(f'{name} {digest}\n' for name, digest in sorted(hashes.items())).encode()
+    ).hexdigest()

@@ -1,0 +1,128 @@
+"""Checkpoints of what was trained, and the weights beside them that were not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from ..checkpoint import CheckpointError, Reference, check_fit, load_weights, read_checkpoint, state_dict_of
+from .config import name_weights
+
+META = 'backbone'  # entry of a checkpoint's meta that holds the reference
+
+
+def untrained_names(model: nn.Module) -> set[str]:
+    """Names of a model's state dict that a checkpoint refers to instead of holding them."""
+    backbone = getattr(model, 'backbone', None)
+    names = backbone.referenced_names() if hasattr(backbone, 'referenced_names') else ()
+    return {f'backbone.{name}' for name in names}
+
+
+@contextmanager
+def trained_alone(model: nn.Module) -> Iterator[None]:
+    """While it lasts, a model's state dict is without the names of `untrained_names`."""
+    names = untrained_names(model)
+
+    def drop(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
+        for name in names:
+            state.pop(prefix + name, None)
+
+    handle = model.register_state_dict_post_hook(drop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def reference_of(model: nn.Module) -> Reference | None:
+    """What a checkpoint of a model refers to; None where all of it is trained."""
+    return Reference.of(model.backbone.weights_source) if untrained_names(model) else None
+
+
+def complete(model: nn.Module, checkpoint: dict, source: str | Path) -> dict[str, Tensor]:
+    """The whole state dict of a checkpoint, its backbone found again where it refers to one.
+
+    Args:
+        model: whose backbone is loaded with the weights that the checkpoint refers to, unless it has them already.
+        checkpoint: from `read_checkpoint`.
+        source: its file, for messages.
+
+    Raises:
+        CheckpointError: the weights are not found, or the model is configured with others; names both.
+    """
+    state = state_dict_of(checkpoint)
+    stored = (checkpoint.get('meta') or {}).get(META)
+    if stored is None:
+        return state
+    wanted = Reference(**stored)
+    if not hasattr(getattr(model, 'backbone', None), 'weights_source'):
+        raise CheckpointError(f'{source}: refers to {wanted}, and {type(model).__name__} has no backbone to load it')
+    _find(model.backbone, wanted, source)
+    own = model.state_dict()
+    return {**{name: own[name] for name in own if name.startswith('backbone.')}, **state}
+
+
+def _find(backbone: nn.Module, wanted: Reference, source: str | Path) -> None:
+    configured = backbone.weights_source
+    if configured['kind'] == 'random' and wanted.kind == 'random':
+        backbone.draw_weights(wanted.seed)
+        return
+    if configured['kind'] == 'random' and wanted.kind == 'file':  # no weights were named
+        if not wanted.found():
+            raise CheckpointError(
+                f'{source}: was trained on the frozen backbone {wanted}, which is no longer there. Name its new place '
+                'with --weights'
+            )
+        backbone.load_pretrained(wanted.name)
+        return
+    here = Reference.of(configured)
+    if not wanted.same_weights(here):
+        raise CheckpointError(
+            f'{source}: was trained on the frozen backbone {wanted}, and this run has {here}. Name the right weights '
+            'with --weights'
+        )
+    backbone.init_weights()
+
+
+def load_model(cfg: Config, checkpoint: str | Path) -> nn.Module:
+    """Build a config's model and load a checkpoint of it, whole or of what was trained.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or does not fit, or see `complete`.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    model = MODELS.build(cfg.model)
+    with torch.no_grad():
+        load_weights(model, complete(model, read_checkpoint(checkpoint), checkpoint), checkpoint)
+    return model
+
+
+def whole_checkpoint(path: str | Path, weights: str | None = None) -> dict | None:
+    """A checkpoint with the weights that it refers to put in; None for one that is whole.
+
+    Args:
+        path: a ``.pth`` of a run.
+        weights: where the backbone's weights lie now, if not in their former place.
+
+    Raises:
+        CheckpointError: as `complete`, or it does not tell its configuration.
+    """
+    checkpoint = read_checkpoint(path)
+    meta = checkpoint.get('meta') or {}
+    if META not in meta:
+        return None
+    if 'cfg' not in meta:
+        raise CheckpointError(f'{path}: refers to {Reference(**meta[META])} and does not tell its configuration')
+    cfg = Config.fromstring(meta['cfg'], file_format='.py')
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    if weights:
+        name_weights(cfg, weights)
+    model = MODELS.build(cfg.model)
+    state = complete(model, checkpoint, path)
+    check_fit(model, state, path)
+    return dict(meta={key: value for key, value in meta.items() if key != META}, state_dict=state)

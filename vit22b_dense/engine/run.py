@@ -1,0 +1,175 @@
+"""The one builder of a run: from a config to mmengine's runner, for training and testing."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
+
+from ..checkpoint import CheckpointError, load_weights, read_checkpoint, state_dict_of
+from ..errors import UserError
+from .config import add_config_arguments, axes_of, check_data, config_of, default_work_dir
+from .hooks import unwrapped
+from .precision import use_mixed_precision
+from .work_dir import claim, find_checkpoint
+
+RESUMABLE = ('meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers')
+
+
+@RUNNERS.register_module()
+class DenseRunner(Runner):
+    """mmengine's `Runner` that starts several processes without an accelerator too, and reads checkpoints safely.
+
+    A checkpoint is read on the CPU, without running code from it, and copied into the model tensor by tensor. Resuming
+    takes the latest checkpoint of the work dir, also where a kill has come before ``last_checkpoint`` was written.
+    """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Start the process group by gloo where there is no accelerator; mmengine calls CUDA in any case."""
+        if self.distributed and not torch.cuda.is_available() and not dist.is_initialized():
+            if self.launcher != 'pytorch' or 'RANK' not in os.environ:
+                raise UserError(
+                    f'--launcher {self.launcher}: without an accelerator, start by torchrun and --launcher pytorch'
+                )
+            dist.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap for several processes; on the CPU a process has no device number."""
+        if self.distributed and not torch.cuda.is_available():
+            model_wrapper_cfg = dict(model_wrapper_cfg or {})
+            model_wrapper_cfg.setdefault('type', 'MMDistributedDataParallel')
+            if model_wrapper_cfg['type'] == 'MMDistributedDataParallel':
+                unused = self.cfg.get('find_unused_parameters', False)
+                model_wrapper_cfg = dict(
+                    dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused), **model_wrapper_cfg
+                )
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def load_or_resume(self) -> None:
+        """Load ``load_from``, or with ``resume`` and without it the latest checkpoint of the work dir."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            found = find_checkpoint(self.work_dir)
+            if found is None:
+                self.logger.info(f'{self.work_dir}: nothing to resume there, training starts from the beginning')
+                self._has_loaded = True
+            else:
+                self.resume(str(found))
+        super().load_or_resume()
+
+    def resume(self, filename: str, **options: bool) -> None:
+        """Go on from a checkpoint, read on the CPU; the options are mmengine's ``resume_optimizer`` and so on."""
+        super().resume(filename, **dict(options, map_location='cpu'))
+
+    def load_checkpoint(self, filename: str, map_location: str = 'cpu', strict: bool = False) -> dict:
+        """Read a checkpoint and copy its weights into the model, all of them or none.
+
+        Args:
+            filename: ``.pth``, ``.safetensors``, or a folder of shards.
+            map_location, strict: mmengine's; it is read on the CPU, and what does not fit is refused by a hook.
+
+        Returns:
+            Its content.
+
+        Raises:
+            CheckpointError: it cannot be read, does not fit, or is to be resumed and holds weights alone.
+        """
+        checkpoint = read_checkpoint(filename)
+        lacking = [key for key in RESUMABLE if key not in checkpoint]
+        if self._resume and lacking:
+            raise CheckpointError(
+                f'{filename}: cannot be resumed, it lacks {", ".join(lacking)}; to start from its weights, leave '
+                '--resume out and give --cfg-options load_from=FILE'
+            )
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        with torch.no_grad():
+            load_weights(unwrapped(self.model), state_dict_of(checkpoint), filename, allow_partial=True)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def dump_config(self) -> None:
+        """Write the config so that the run can be repeated from it: not as one that is resumed."""
+        resume, self.cfg.resume = self.cfg.get('resume', False), False
+        super().dump_config()
+        self.cfg.resume = resume
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what training and testing have in common to a tool's arguments."""
+    parser.add_argument('--work-dir', metavar='DIR', help='where logs and results go (default: below work_dirs/)')
+    parser.add_argument('--amp', action='store_true', help='mixed precision in bfloat16, on the CPU too')
+    add_config_arguments(parser)
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        help='of several processes; pytorch: the command is started by torchrun',
+    )  # fmt: skip
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def run_config(args: argparse.Namespace) -> Config:
+    """The config that the arguments of `add_run_arguments` ask for, with its work dir."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = config_of(args)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config, axes_of(args))
+    if args.amp:
+        use_mixed_precision(cfg)
+    return cfg
+
+
+def build_training(cfg: Config) -> Runner:
+    """A runner that trains, in a work dir that is its own from now on.
+
+    Args:
+        cfg: with ``work_dir``, ``launcher`` and ``resume``.
+
+    Raises:
+        UserError: data are missing, or see `claim`.
+    """
+    check_data(cfg, ('train_dataloader', 'val_dataloader') if cfg.get('val_dataloader') else ('train_dataloader',))
+    if int(os.environ.get('RANK', '0')) == 0:
+        claim(cfg)
+    return _build(cfg)
+
+
+def build_test(cfg: Config, checkpoint: str) -> Runner:
+    """A runner that tests a checkpoint. Its config is dumped as NAME_test.py, beside that of a training.
+
+    Args:
+        cfg: with ``work_dir`` and ``launcher``.
+        checkpoint: of the model, whole or of what was trained.
+
+    Raises:
+        UserError: data or the checkpoint are missing.
+    """
+    check_data(cfg, ('test_dataloader',))
+    if not Path(checkpoint).exists():
+        raise CheckpointError(f'{checkpoint}: no such checkpoint')
+    config = Path(cfg.filename)
+    cfg = Config(cfg._cfg_dict.to_dict(), cfg_text=cfg.text, filename=str(config.with_name(f'{config.stem}_test.py')))
+    cfg.load_from, cfg.resume = checkpoint, False
+    return _build(cfg)
+
+
+def _build(cfg: Config) -> Runner:
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
+
+
+def leave(status: int = 0) -> None:
+    """End this process of several: gloo may abort while Python shuts down after a backward pass."""
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        dist.barrier()
+        os._exit(status)

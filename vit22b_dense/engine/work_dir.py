@@ -1,0 +1,116 @@
+"""Work dirs: one run each, and never another's."""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..errors import UserError
+
+# Where a run lies, how it is started and what it shows: two runs that differ in nothing else are the same. Weights may
+# have moved: the checkpoint tells them by their hash.
+NO_MATTER = re.compile(
+    r'(work_dir|resume|load_from|launcher|log_level|log_processor|visualizer|experiment_name|custom_imports'
+    r'|default_hooks\.(logger|checkpoint|visualization)|(val|test|tta)_\w+'
+    r'|train_cfg\.val_interval|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)'
+    r'|model\.backbone\.(init_cfg\.checkpoint|checkpoint_path|model))(\..*)?'
+)
+SHOWN = 3  # differences in a message
+ITERATION = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
+
+
+class WorkDirError(UserError):
+    """A work dir that holds another run, or that another process uses."""
+
+
+def differences(there: dict, asked: dict) -> list[tuple[str, Any, Any]]:
+    """The settings in which two configurations differ, those of `NO_MATTER` apart: key and both values of each."""
+    one, other = (dict(_flat({k: v for k, v in cfg.items() if not k.startswith('_')})) for cfg in (there, asked))
+    pairs = ((key, one.get(key, 'absent'), other.get(key, 'absent')) for key in {**other, **one})
+    found = [(key, a, b) for key, a, b in pairs if a != b and not NO_MATTER.fullmatch(key)]
+    return sorted(found, key=lambda one: one[0].startswith('param_scheduler'))  # it follows from other settings
+
+
+def _flat(value: Any, key: str = '') -> list[tuple[str, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if items is None or not value:
+        return [(key, list(value) if isinstance(value, tuple) else value)]
+    return [pair for name, part in items for pair in _flat(part, f'{key}.{name}' if key else str(name))]
+
+
+def find_checkpoint(work_dir: str | Path) -> Path | None:
+    """The checkpoint that a run goes on from: the latest, whether or not ``last_checkpoint`` tells of it already.
+
+    Names alone count, so that a work dir may be moved.
+    """
+    work_dir = Path(work_dir)
+    numbered = [(int(match[1]), path) for path in work_dir.glob('*.pth') if (match := ITERATION.fullmatch(path.name))]
+    if numbered:
+        return max(numbered)[1]
+    told = work_dir / 'last_checkpoint'
+    if told.is_file():
+        last = Path(told.read_text(encoding='utf-8').strip())
+        return next((path for path in (work_dir / last.name, last) if path.is_file()), None)
+    return None
+
+
+def check_same_run(work_dir: Path, cfg: Config) -> None:
+    """Look whether what a work dir holds is of a configuration.
+
+    Raises:
+        WorkDirError: it holds a checkpoint or scores of another; names what differs and both values.
+    """
+    holds = next((path.name for pattern in ('*.pth', 'test/scores.json') for path in work_dir.glob(pattern)), None)
+    if holds is None:
+        return
+    dumped = work_dir / Path(cfg.filename).name
+    if not dumped.is_file():
+        raise WorkDirError(
+            f'{work_dir}: holds {holds} of another configuration (there is no {dumped.name}); choose another '
+            '--work-dir'
+        )
+    found = differences(Config.fromfile(dumped).to_dict(), cfg.to_dict())
+    if found:
+        shown = '; '.join(f'{key} is {there!r} there and {asked!r} now' for key, there, asked in found[:SHOWN])
+        more = f' (and {len(found) - SHOWN} more)' if len(found) > SHOWN else ''
+        raise WorkDirError(
+            f'{work_dir}: holds {holds} of another configuration: {shown}{more}. Choose another --work-dir, or remove '
+            'that folder'
+        )
+
+
+def claim(cfg: Config) -> int:
+    """Take a training's work dir: for this process alone, and empty or of the same run that is to be resumed.
+
+    Args:
+        cfg: with ``work_dir`` and ``resume``.
+
+    Returns:
+        The open lock; it is let go of when the process ends.
+
+    Raises:
+        WorkDirError: another process trains there; it holds a run and ``resume`` is off; or a run of another
+            configuration.
+    """
+    work_dir = Path(cfg.work_dir)
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work_dir / '.training', os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise WorkDirError(f'{work_dir}: cannot be written ({error}); choose another --work-dir') from error
+    # a data loader's worker that outlives a killed run must not keep the lock
+    os.register_at_fork(after_in_child=lambda: os.close(lock))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkDirError(f'{work_dir}: another process trains there; choose another --work-dir') from None
+    found = find_checkpoint(work_dir)
+    if found is not None and not cfg.resume:
+        raise WorkDirError(
+            f'{work_dir}: holds a run already ({found.name}). Go on with it by --resume, or choose another --work-dir'
+        )
+    check_same_run(work_dir, cfg)
+    return lock
