@@ -184,7 +184,8 @@ def test_pretrained_weights_that_do_not_fit_change_nothing(tmp_path):
         'allow_partial=True',
     ):
         assert part in str(error.value)
-    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    # the memory is still unfilled: compared bit by bit
+    assert all(torch.equal(t.view(torch.int32), before[n].view(torch.int32)) for n, t in model.state_dict().items())
     partial = ViT22B(SMALL, img_size=56, init_cfg=dict(cfg, allow_partial=True))
     partial.init_weights()
     assert torch.equal(partial.patch_embed.weight, state['patch_embed.weight'])

@@ -82,6 +82,7 @@ def test_killed_at_any_moment_the_last_checkpoint_is_there(tmp_path, keep, momen
                 raise Killed
 
     runner = Runner(work_dir=str(tmp_path), message_hub=MessageHub.get_instance(f'killed{keep}{moment}'), kill=False)
+    runner.model = nn.Linear(1, 1)
     hook = AtomicCheckpointHook(interval=1, max_keep_ckpts=keep)
     hook.out_dir, hook.file_backend, hook.keep_ckpt_ids = (
         str(tmp_path),

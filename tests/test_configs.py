@@ -233,7 +233,7 @@ def test_other_bad_input_is_named(tmp_path):
         load_config(tmp_path / 'alone.py', dict(backbone='vit22b_tiny'))
     with pytest.raises(ConfigError, match='num_classes: it is an ingredient'):
         load('ade20k/linear.py', {'num_classes': 3})
-    with pytest.raises(ConfigError, match='optim_wraper.lr: no run reads it'):
+    with pytest.raises(ConfigError, match='optim_wraper.lr: no run reads it; did you mean optim_wrapper'):
         load('ade20k/linear.py', {'optim_wraper.lr': 3})
 
 

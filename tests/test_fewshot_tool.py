@@ -14,7 +14,7 @@ from conftest import REPO, make_ade
 from mmengine.config import Config
 from mmseg.registry import DATASETS
 
-from vit22b_dense.engine.config import first_difference
+from vit22b_dense.engine.work_dir import differences
 from vit22b_dense.errors import UserError
 from vit22b_dense.fewshot.cells import Backbone, Cell, results
 from vit22b_dense.fewshot.plan import plan
@@ -317,11 +317,11 @@ def test_the_iteration_reached_is_the_last_whole_line_of_the_latest_log(tmp_path
     assert iteration_reached(tmp_path) == (4, 1.5)
 
 
-def test_first_difference_ignores_places_and_tells_lists_from_values():
+def test_differences_ignore_places_and_tell_lists_from_values():
     one = Config(dict(model=dict(a=(1, 2), b=None), work_dir='x', resume=True)).to_dict()
-    assert first_difference(one, dict(model=dict(a=[1, 2], b=None), work_dir='y')) is None
-    assert first_difference(one, dict(model=dict(a=[1, 3], b=None))) == ('model.a.1', 2, 3)
-    assert first_difference(one, dict(model=dict(a=[1, 2]))) == ('model.b', None, 'absent')
+    assert differences(one, dict(model=dict(a=[1, 2], b=None), work_dir='y')) == []
+    assert differences(one, dict(model=dict(a=[1, 3], b=None))) == [('model.a.1', 2, 3)]
+    assert differences(one, dict(model=dict(a=[1, 2]))) == [('model.b', None, 'absent')]
 
 
 def test_an_interrupt_ends_the_process_and_its_cell_stays_unfinished(data_root, tmp_path, monkeypatch):

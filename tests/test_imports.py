@@ -1,6 +1,8 @@
 """Imports run one way: tools -> fewshot -> engine -> models -> checkpoint; `demo` and `waymo` serve tools and tests."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from conftest import REPO
@@ -60,9 +62,18 @@ def test_neither_torchvision_nor_timm_nor_the_tools_are_imported():
 
 def test_registration_happens_through_the_top_level_alone():
     """Every module that registers something is imported by `import vit22b_dense`."""
-    import sys
 
     for path in FILES:
         if 'register_module' in path.read_text():
             name = '.'.join(path.relative_to(REPO).with_suffix('').parts)
             assert name in sys.modules, name
+
+
+def test_importing_changes_nothing_of_mmengines_and_leaves_stdout_alone():
+    code = (
+        'import sys, mmengine.runner.checkpoint as c; before = dict(c.CheckpointLoader._schemes); out = sys.stdout\n'
+        'import vit22b_dense, contextlib\n'
+        'assert c.CheckpointLoader._schemes == before and sys.stdout is out'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
+    assert not any('redirect_stdout' in path.read_text() for path in FILES)

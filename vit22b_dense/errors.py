@@ -20,7 +20,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except UserError as error:
-        print(f'error: {_without_traceback(error)}', file=sys.stderr)
+        print(f'error: {without_traceback(error)}', file=sys.stderr)
         status = error.status
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
@@ -28,7 +28,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     sys.exit(status or 0)
 
 
-def _without_traceback(error: UserError) -> str:
+def without_traceback(error: UserError) -> str:
     """The message alone where a data loader's worker has put its own traceback in front of it."""
     name = re.escape(f'{type(error).__module__}.{type(error).__qualname__}')
     wrapped = re.match(rf'Caught {type(error).__name__} in .*?^(?:{name}): (.*)', str(error), re.DOTALL | re.MULTILINE)

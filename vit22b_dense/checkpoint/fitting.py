@@ -1,6 +1,6 @@
 """Loading weights into a model: all of them, or none and an error that lists both sides."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -12,13 +12,21 @@ from .reading import LazyWeights, read_pretrained
 from .tensor_files import TensorInfo
 
 
-def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+def check_fit(
+    model: nn.Module, state: Mapping[str, Tensor], source: str | Path, only: Collection[str] | None = None
+) -> None:
     """Refuse weights that do not fit a model name by name, shape by shape, and as floating point or not.
+
+    Args:
+        model: where they go.
+        state: name to tensor.
+        source: the file's name for messages.
+        only: the names of the model that the weights are for; None for all.
 
     Raises:
         CheckpointError: lists what only the model has, what only the file has, and both sides of the rest.
     """
-    own, infos = model.state_dict(), infos_of(state)
+    own, infos = _own(model, only), infos_of(state)
     both = sorted(own.keys() & infos.keys())
     missing = sorted(own.keys() - infos.keys())
     unexpected = sorted(infos.keys() - own.keys())
@@ -42,8 +50,12 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str | Path)
 
 
 def load_weights(
-    model: nn.Module, state: Mapping[str, Tensor], source: str | Path, allow_partial: bool = False
-) -> None:
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    allow_partial: bool = False,
+    only: Collection[str] | None = None,
+) -> list[str]:
     """Put weights into a model, tensor by tensor: all of them, or none and an error.
 
     A parameter on the meta device takes the tensor itself, in its dtype in the file; into any other the numbers
@@ -54,6 +66,10 @@ def load_weights(
         state: name to tensor.
         source: the file's name for messages.
         allow_partial: load what fits by name and shape, and say how much that was.
+        only: the names of the model that the weights are for; the others are left alone. None for all.
+
+    Returns:
+        The names that were loaded.
 
     Raises:
         CheckpointError: the weights do not fit; or with ``allow_partial`` nothing at all does.
@@ -61,9 +77,9 @@ def load_weights(
     if allow_partial:
         names = fitting_names(model, state, source)
     else:
-        check_fit(model, state, source)
+        check_fit(model, state, source, only)
         names = list(state)
-    own = model.state_dict()
+    own = _own(model, only)
     if left := sorted(n for n in own.keys() - set(names) if own[n].is_meta):
         raise CheckpointError(f'{source}: has no value for {shorten(left)}, which have none on the meta device either')
     for name in names:
@@ -71,6 +87,11 @@ def load_weights(
             _assign(model, name, state[name])
         else:
             own[name].copy_(state[name])
+    return names
+
+
+def _own(model: nn.Module, only: Collection[str] | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if only is None or name in only}
 
 
 def load_into_meta(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner.checkpoint import CheckpointLoader, get_torch_safe_globals
+from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import Tensor
 
 from .errors import CheckpointError, describe, listing

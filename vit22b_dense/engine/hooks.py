@@ -69,6 +69,7 @@ class AtomicCheckpointHook(CheckpointHook):
             save_last=save_last,
             backend_args=dict(backend='atomic'),
         )
+        self.reference = None
 
     def before_train(self, runner: Runner) -> None:
         """Also find out what the checkpoints will refer to, before time is spent on training."""

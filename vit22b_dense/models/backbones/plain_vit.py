@@ -1,6 +1,7 @@
 """`PlainViT`: the usual sequential blocks, for the paper's comparators and for InternViT-6B."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from mmseg.registry import MODELS
 from torch import nn
@@ -43,6 +44,7 @@ class PlainViT(PlainBody):
         with_cp: recompute each block in the backward pass.
         drop_path_rate: of the last block.
         init_cfg: None, or ``dict(type='Pretrained', checkpoint=PATH)``.
+        dtype: of the weights.
 
     Attributes:
         embed_dims: D. num_layers: number of blocks. patch_size: P.
@@ -63,6 +65,7 @@ class PlainViT(PlainBody):
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
         init_cfg: dict | None = None,
+        dtype: str = 'float32',
     ) -> None:
         arch = resolve_arch(arch, ARCHS, optional=tuple(OPTIONS))
         width, depth, heads, mlp_dims = (arch[name] for name in SIZES)
@@ -70,23 +73,12 @@ class PlainViT(PlainBody):
         if options['norm'] not in NORMS:
             raise ValueError(f'norm={options["norm"]!r} must be one of {sorted(NORMS)}')
 
-        def make_block(drop_path: float) -> SequentialBlock:
-            return SequentialBlock(
-                width,
-                heads,
-                mlp_dims,
-                norm=options['norm'],
-                qkv_bias=options['qkv_bias'],
-                qk_norm=options['qk_norm'],
-                layer_scale=options['layer_scale'],
-                drop_path=drop_path,
-            )
-
+        block_options = {name: options[name] for name in ('norm', 'qkv_bias', 'qk_norm', 'layer_scale')}
         super().__init__(
             width,
             depth,
-            make_block,
-            final_norm=NORMS[options['norm']](width) if options['final_norm'] else nn.Identity(),
+            lambda drop_path: SequentialBlock(width, heads, mlp_dims, **block_options, drop_path=drop_path),
+            make_norm=partial(NORMS[options['norm']], width) if options['final_norm'] else nn.Identity,
             class_token=options['class_token'],
             img_size=img_size,
             patch_size=patch_size,
@@ -95,4 +87,5 @@ class PlainViT(PlainBody):
             with_cp=with_cp,
             drop_path_rate=drop_path_rate,
             init_cfg=init_cfg,
+            dtype=dtype,
         )

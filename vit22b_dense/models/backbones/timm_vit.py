@@ -9,20 +9,21 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ...errors import UserError
-from .body import pad_to_multiple, resolve_indices, warn_if_frozen_and_random
+from .contract import DTYPES, PlainBackbone, draw_seed, file_source, pad_to_multiple
 
 
 @MODELS.register_module()
-class TIMMViT(TIMMBackbone):
+class TIMMViT(PlainBackbone, TIMMBackbone):
     """A plain ViT of timm, such as DeiT-III; for those who have timm, which needs torchvision.
+
+    timm runs its parts in one call, ``forward_intermediates``, so `forward` is not made of `embed` and `maps`.
 
     Shapes: B batch, H and W pixels, P ``patch_size``, D ``embed_dims``.
 
     Args:
         model_name: timm's name.
         out_indices: the blocks whose outputs are returned, in this order; negative ones count from the last.
-        frozen: no gradients and evaluation mode even after ``train()``.
-        with_cp: recompute each block in the backward pass instead of storing its activations.
+        frozen, with_cp, dtype: as for `ViT22B`.
         drop_path_rate: of the last block.
         pretrained: whether ``init_weights`` loads timm's weights for this name.
         checkpoint_path: a file that ``init_weights`` loads instead.
@@ -43,42 +44,64 @@ class TIMMViT(TIMMBackbone):
         drop_path_rate: float = 0.0,
         pretrained: bool = True,
         checkpoint_path: str = '',
+        dtype: str = 'float32',
     ) -> None:
         if mmseg_timm.timm is None:
             raise UserError(f'{model_name} needs timm, and timm needs torchvision: pip install timm torchvision')
-        super().__init__(
-            model_name,
-            features_only=False,
-            pretrained=False,
-            num_classes=0,
-            dynamic_img_size=True,
-            drop_path_rate=drop_path_rate,
-        )
-        self.source = dict(model_name=model_name, pretrained=pretrained, checkpoint_path=checkpoint_path)
+        seed = None if pretrained or checkpoint_path else draw_seed()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed or 0)
+            super().__init__(
+                model_name,
+                features_only=False,
+                pretrained=False,
+                num_classes=0,
+                dynamic_img_size=True,
+                drop_path_rate=drop_path_rate,
+            )
+        if checkpoint_path:
+            self.weights_source = file_source(checkpoint_path)
+        else:
+            hub = dict(kind='hub', name=f'timm/{model_name}', revision=None)
+            self.weights_source = hub if pretrained else dict(kind='random', seed=seed)
+        self.model_name = model_name
         if not hasattr(self.timm_model, 'blocks') or not hasattr(self.timm_model, 'forward_intermediates'):
             raise UserError(f'{model_name} is not a plain ViT of timm')
-        self.frozen = frozen
         self.embed_dims = self.timm_model.embed_dim
-        self.num_layers = len(self.timm_model.blocks)
         (self.patch_size,) = set(self.timm_model.patch_embed.patch_size)
-        self.out_indices = resolve_indices(out_indices, self.num_layers)
         self.timm_model.set_grad_checkpointing(with_cp)
-        if frozen:
-            self.requires_grad_(False)
-            self.eval()
+        self.set_up(len(self.timm_model.blocks), out_indices, frozen, with_cp, dtype)
+        self.to(DTYPES[dtype])
 
     def init_weights(self) -> None:
-        """Load the weights that were asked for; random ones stay otherwise."""
-        if self.source['pretrained'] or self.source['checkpoint_path']:
-            loaded = mmseg_timm.timm.create_model(**self.source, num_classes=0, dynamic_img_size=True)
-            self.timm_model.load_state_dict(loaded.state_dict())
+        """Load the weights that were asked for; random ones are there already."""
+        if self.weights_source['kind'] == 'random':
+            self.warn_if_frozen_and_random()
+        elif self.weights_source['kind'] == 'file':
+            self.load_pretrained(self.weights_source['path'])
         else:
-            warn_if_frozen_and_random(self.frozen)
+            self._take(pretrained=True)
         self._is_init = True
 
-    def train(self, mode: bool = True) -> 'TIMMViT':
-        """Set the mode; a frozen backbone stays in evaluation mode. Returns itself."""
-        return super().train(mode and not self.frozen)
+    def load_pretrained(self, path: str) -> None:
+        """Load weights from a file, as timm reads it."""
+        self._take(checkpoint_path=str(path))
+        self.weights_source = file_source(path)
+
+    def draw_weights(self, seed: int) -> None:
+        """Draw random weights: for a seed the same numbers on every machine and device."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self._take(pretrained=False)
+        self.weights_source = dict(kind='random', seed=seed)
+
+    def _take(self, **source: bool | str) -> None:
+        """Copy all that does not learn, or all, from a model that timm makes from a source of weights."""
+        made = mmseg_timm.timm.create_model(self.model_name, num_classes=0, dynamic_img_size=True, **source)
+        own, kept = self.timm_model.state_dict(), self.referenced_names()
+        for name, tensor in made.state_dict().items():
+            if not self.frozen or f'timm_model.{name}' in kept:
+                own[name].copy_(tensor)
 
     def layer_id(self, name: str) -> int:
         """The depth of a parameter, as `PlainBody.layer_id` has it."""
@@ -93,9 +116,11 @@ class TIMMViT(TIMMBackbone):
         Sizes that P does not divide are padded with zeros right and bottom. Each map has the final norm.
         """
         depths = sorted(set(self.out_indices))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        learns = not self.frozen or any(param.requires_grad for param in self.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            padded = pad_to_multiple(x.detach() if self.frozen else x, self.patch_size)
             maps = self.timm_model.forward_intermediates(
-                pad_to_multiple(x, self.patch_size), indices=depths, norm=True, intermediates_only=True
+                padded.to(next(self.parameters()).dtype), indices=depths, norm=True, intermediates_only=True
             )
         by_depth = dict(zip(depths, maps, strict=True))
-        return tuple(by_depth[i] for i in self.out_indices)
+        return tuple(by_depth[i].to(x.dtype) for i in self.out_indices)

@@ -31,11 +31,12 @@ class ViT22B(PlainBody):
         img_size: pixels (one number, or height and width) that the learned position grid stands for.
         patch_size: P.
         out_indices: the blocks whose outputs are returned, in this order; negative ones count from the last.
-        frozen: no gradients, no stored activations, and evaluation mode even after ``train()``.
+        frozen: nothing of it learns, no activations are stored, and it stays in evaluation mode; see `PlainBackbone`.
         with_cp: recompute each block in the backward pass instead of storing its activations.
         drop_path_rate: of the last block; grows linearly with the depth from 0 at the first.
         init_cfg: None for random weights, or ``dict(type='Pretrained', checkpoint=PATH)`` with optional
             ``prefix`` (default: ``backbone.`` where the file has it) and ``allow_partial`` (default False).
+        dtype: of the weights: ``'float32'``, or where frozen ``'bfloat16'`` or ``'float16'``.
 
     Attributes:
         embed_dims: D. num_layers: number of blocks. patch_size: P.
@@ -56,13 +57,14 @@ class ViT22B(PlainBody):
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
         init_cfg: dict | None = None,
+        dtype: str = 'float32',
     ) -> None:
         sizes = resolve_arch(arch, ARCHS)
         super().__init__(
             sizes['embed_dims'],
             sizes['num_layers'],
             partial(ParallelBlock, sizes['embed_dims'], sizes['num_heads'], sizes['mlp_dims']),
-            final_norm=RMSNorm(sizes['embed_dims']),
+            make_norm=partial(RMSNorm, sizes['embed_dims']),
             class_token=False,
             img_size=img_size,
             patch_size=patch_size,
@@ -71,4 +73,5 @@ class ViT22B(PlainBody):
             with_cp=with_cp,
             drop_path_rate=drop_path_rate,
             init_cfg=init_cfg,
+            dtype=dtype,
         )
