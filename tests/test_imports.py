@@ -1,4 +1,4 @@
-"""Imports run one way: tools -> fewshot -> engine -> models -> checkpoint; `demo` and `waymo` serve tools and tests."""
+"""Imports run one way: tools -> fewshot -> engine -> models -> checkpoint; `demo` and `waymo` know only tools."""
 
 import ast
 import subprocess

@@ -82,18 +82,18 @@ def test_it_holds_what_was_trained_and_a_reference(trained, weights):
 
 
 def test_its_size_does_not_depend_on_the_backbone(trained, data_root, tmp_path):
-    """Twelve times the blocks; what differs is the text of the configuration."""
+    """Twelve times the blocks, 20 MB more; what differs is the text of the configuration and the log's buffers."""
     sizes = {}
     for depth in (1, 12):
         arch = dict(embed_dims=192, num_layers=depth, num_heads=3, mlp_dims=768)
-        options = [*SMALL, 'train_cfg.max_iters=2', *(f'model.backbone.arch.{k}={v}' for k, v in arch.items())]
         own = tmp_path / f'depth{depth}.py'
         cfg = config(data_root)
         cfg.model.backbone.arch = arch
         cfg.dump(own)
         run('train', own, '--work-dir', tmp_path / str(depth), '--no-validate', '--cfg-options', *SMALL)
         sizes[depth] = (tmp_path / str(depth) / 'iter_4.pth').stat().st_size
-    assert abs(sizes[12] - sizes[1]) < 1000, options
+    assert abs(sizes[12] - sizes[1]) < 10_000
+    assert sizes[12] < 60_000
 
 
 def test_it_tests_as_a_whole_one_and_through_mmsegs_script(trained, data_root, weights, tmp_path):

@@ -55,9 +55,9 @@ def finished(tmp_path_factory, run_train):
     [
         ([], [], r'holds a run already \(iter_4.pth\)\. Go on with it by --resume'),
         (['--resume', '--seed', '1'], [], 'train_dataloader.dataset.dataset.seed is 0 there and 1 now'),
-        (['--resume', '--fraction', '1/2'], [], "train_dataloader.dataset.dataset.fraction is '1' there and '1/2' now"),
+        (['--resume', '--fraction', '1/2'], [], "dataset.fraction is '1' there and '1/2' now"),
         (['--resume'], ['train_dataloader.batch_size=3'], 'train_dataloader.batch_size is 2 there and 3 now'),
-        (['--resume'], ['optim_wrapper.optimizer.lr=0.5'], r'optim_wrapper.optimizer.lr is [\de.-]+ there and 0.5 now'),
+        (['--resume'], ['optim_wrapper.optimizer.lr=0.5'], r'optimizer.lr is [\de.-]+ there and 0.5 now'),
         (['--resume', '--backbone', 'vit22b_small'], [], "model.backbone.arch is 'tiny' there and 'small' now"),
         (['--resume', '--amp'], [], "optim_wrapper.type is 'OptimWrapper' there and 'BFloat16OptimWrapper' now"),
     ],
