@@ -1,16 +1,20 @@
 #!/usr/bin/env python
 """Convert a checkpoint between formats (.pth, .safetensors, sharded safetensors) and layouts of its weights.
 
-The source stays as it is; the destination appears under its name when it is whole.
+The source stays as it is; the destination appears under its name when it is whole. A checkpoint of a frozen run refers
+to its backbone's weights: they are found, or named with --weights, and written with the rest.
 """
 
 import argparse
 import re
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
 from vit22b_dense.checkpoint import LAYOUTS, SAME, convert_checkpoint
+from vit22b_dense.engine.restore import whole_checkpoint
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.progress import Progress
 
@@ -56,6 +60,7 @@ def parse_args() -> argparse.Namespace:
         '--max-shard-size', type=parse_bytes, metavar='SIZE', help='of a folder of shards (default: 5GB)'
     )
     parser.add_argument('--prefix', metavar='P', help='of the backbone in a whole model (default: found by the names)')
+    parser.add_argument('--weights', metavar='PATH', help="a frozen run's pretrained backbone, where it has moved")
     parser.add_argument('--overwrite', action='store_true', help='replace the destination once the new one is whole')
     return parser.parse_args()
 
@@ -65,8 +70,25 @@ def main() -> None:
     if args.max_shard_size and args.destination.endswith(('.pth', '.safetensors')):
         raise UserError(f'--max-shard-size is for a folder of shards, and {args.destination} names a file')
     start = time.time()
+    parent = next(path for path in Path(args.destination).absolute().parents if path.exists())
+    with tempfile.TemporaryDirectory(dir=parent, prefix='.whole') as folder:
+        convert(args, whole_source(args, Path(folder)), start)
+
+
+def whole_source(args: argparse.Namespace, folder: Path) -> str | Path:
+    """The source, or where it refers to weights a whole one that is made of it in a folder."""
+    checkpoint = whole_checkpoint(args.source, args.weights) if args.source.endswith('.pth') else None
+    if checkpoint is None:
+        if args.weights:
+            raise UserError(f'--weights {args.weights}: {args.source} refers to no weights, it is whole')
+        return args.source
+    torch.save(checkpoint, folder / Path(args.source).name)
+    return folder / Path(args.source).name
+
+
+def convert(args: argparse.Namespace, source: str | Path, start: float) -> None:
     done = convert_checkpoint(
-        args.source,
+        source,
         args.destination,
         source_layout=args.source_layout,
         target_layout=args.target_layout,
