@@ -113,7 +113,7 @@ class PlainBackbone(BaseModule):
         Raises:
             RuntimeError: its pretrained weights have not been loaded.
         """
-        if not self.filled:
+        if not self.filled and not x.is_meta:  # shapes alone need no weights
             self._check_filled()
         learns = not self.frozen or any(param.requires_grad for param in self.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
