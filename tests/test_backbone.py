@@ -3,6 +3,7 @@ import torch
 from memory import PeakMemory
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 
 from vit22b_dense import ViT22B
 from vit22b_dense.checkpoint import CheckpointError
@@ -32,12 +33,19 @@ def test_forward_is_embedding_blocks_norm():
         torch.testing.assert_close(got, wanted)
 
 
-def test_padding_is_zeros_right_and_bottom():
+def test_other_sizes_are_continued_by_reflection_and_the_map_covers_the_image():
     model = ViT22B(SMALL, img_size=56)
-    image = torch.randn(1, 3, 50, 61)
-    padded = torch.zeros(1, 3, 56, 70)
-    padded[:, :, :50, :61] = image
-    torch.testing.assert_close(model(image)[0], model(padded)[0])
+    for size, pad in (((50, 61), (9, 6)), ((56, 61), (9, 0))):
+        image = torch.randn(1, 3, *size)
+        patches = model(F.pad(image, (0, pad[0], 0, pad[1]), mode='reflect'))[0]
+        height, width = patches.shape[2:]
+        # cell i of n stands for the pixels i * side / n to (i + 1) * side / n
+        y, x = ((torch.arange(n) + 0.5) * side / n / 14 for n, side in zip((height, width), size, strict=True))
+        grid = torch.stack(torch.meshgrid(2 * x / width - 1, 2 * y / height - 1, indexing='xy'), -1)[None]
+        expected = F.grid_sample(patches, grid, padding_mode='border', align_corners=False)
+        torch.testing.assert_close(model(image)[0], expected)
+    for size in ((1, 3), (2, 30)):
+        assert model(torch.randn(1, 3, *size))[0].isfinite().all()
 
 
 def test_last_map_depends_on_position():

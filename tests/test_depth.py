@@ -32,7 +32,7 @@ def estimator(head='LinearDepthHead', frozen=False, **test_cfg):
     model = MODELS.build(
         dict(
             type='SparseDepthEstimator',
-            data_preprocessor=dict(type='DepthDataPreProcessor', size=(56, 56), test_cfg=dict(size_divisor=14)),
+            data_preprocessor=dict(type='DepthDataPreProcessor', size=(56, 56)),
             backbone=dict(type='ViT22B', arch=ARCH, frozen=frozen),
             decode_head=dict(type=head, in_channels=24),
             test_cfg=test_cfg or dict(mode='whole'),
@@ -202,12 +202,13 @@ def from_transformers(neck, head, batch_norm=False) -> DPTDepthHead:
 
 @pytest.mark.parametrize('batch_norm', [False, True])
 def test_dpt_equals_transformers(batch_norm):
-    """The same weights under the same names. The structures differ in three places:
+    """The same weights under the same names. The structures differ in four places:
 
     - transformers' coarsest fusion layer holds a residual unit that it never uses; here it does not exist;
     - the last ReLU: here the prediction may be negative while training, and is cut in `predict`;
-    - odd sizes: transformers shrinks the finer map to the doubled coarser one, here the coarser map is brought to
-      the finer one's size (the next test).
+    - doubling: transformers aligns the corners, which stretches the maps; it is told not to here;
+    - odd sizes: transformers shrinks the finer map to the doubled coarser one, here the surplus row or column is
+      dropped (the next test).
     """
     neck, head = transformers_dpt(batch_norm)
     for name, buffer in neck.named_buffers():

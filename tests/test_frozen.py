@@ -64,7 +64,8 @@ def adapted(depth=3, blocks=None, dropout=0.0, **options):
 def test_embed_blocks_and_maps_by_hand_are_the_forward_pass(kind, tmp_path):
     torch.manual_seed(0)
     backbone = build(kind, 4, tmp_path, out_indices=(1, -1)).eval()
-    image = torch.randn(2, 3, 50, 60)
+    patch = backbone.patch_size
+    image = torch.randn(2, 3, 4 * patch, 5 * patch)
     tokens, size = backbone.embed(image)
     assert size == (4, 5)
     behind = dict(backbone.run_blocks(tokens, size))

@@ -10,7 +10,6 @@ model = dict(
         mean=_base_.pixel_mean,
         std=_base_.pixel_std,
         bgr_to_rgb=True,
-        test_cfg=dict(size_divisor=_base_.patch_size),
     ),
     backbone=dict(**_base_.backbone, frozen=_base_.frozen),
 )

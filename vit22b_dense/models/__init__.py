@@ -9,9 +9,12 @@ from .decoders.dpt import DPTDepthHead
 from .decoders.linear import LinearHead
 from .decoders.token_pyramid import TokenPyramid
 from .depth_estimator import DepthDataPreProcessor, SparseDepthEstimator
+from .segmentor import DenseSegmentor, DenseSegTTAModel
 
 __all__ = [
     'DPTDepthHead',
+    'DenseSegTTAModel',
+    'DenseSegmentor',
     'DepthDataPreProcessor',
     'HFBackbone',
     'LinearDepthHead',

@@ -13,3 +13,5 @@ model = dict(
         post_process_channels=(96, 192, 384, 768),
     ),
 )
+# On a frozen backbone the decoder has a rate of its own; otherwise the regime's holds for all.
+optim_wrapper = dict(optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=1.0)) if _base_.frozen else dict()

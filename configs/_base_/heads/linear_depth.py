@@ -8,3 +8,5 @@ model = dict(
     backbone=dict(out_indices=(-1,)),
     decode_head=dict(type='LinearDepthHead', in_channels=_base_.embed_dims),
 )
+# On a frozen backbone the decoder has a rate of its own; otherwise the regime's holds for all.
+optim_wrapper = dict(optimizer=dict(lr=1e-2)) if _base_.frozen else dict()

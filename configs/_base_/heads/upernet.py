@@ -3,7 +3,7 @@
 _base_ = ['../model.py']
 
 model = dict(
-    type='EncoderDecoder',
+    type='DenseSegmentor',
     data_preprocessor=dict(type='SegDataPreProcessor'),
     backbone=dict(out_indices=_base_.levels),
     neck=dict(type='TokenPyramid', in_channels=_base_.embed_dims, out_channels=512),
@@ -19,3 +19,5 @@ model = dict(
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
 )
+# On a frozen backbone the decoder has a rate of its own; otherwise the regime's holds for all.
+optim_wrapper = dict(optimizer=dict(lr=3e-3)) if _base_.frozen else dict()

@@ -1,4 +1,4 @@
-"""Frozen: the backbone gives features, only the decoder learns."""
+"""Frozen: the backbone gives features, only the decoder learns, at the rate that configs/_base_/heads/ names."""
 
 frozen = True
 optim_wrapper = dict(

@@ -1,8 +1,11 @@
 """KITTI's annotated depth maps: Garg crop, 80 m cap, scores at the original resolution."""
 
+import mmengine
+
 _base_ = ['depth.py']
 
-crop_size = (350, 700)
+patch = mmengine.Config.fromfile('{{fileDirname}}/../backbones/{{$VIT22B_BACKBONE:vit22b_base}}.py').patch_size
+crop_size = (round(350 / patch) * patch, round(700 / patch) * patch)
 max_depth = 80.0
 dataset = dict(type='KITTIDepthDataset', data_root='{{$VIT22B_DATA_ROOT:data/kitti}}')
 loading = [dict(type='LoadImage'), dict(type='LoadDepthPNG')]

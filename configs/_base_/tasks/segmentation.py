@@ -1,17 +1,24 @@
 """What the segmentation data sets share; a task file adds where its data lies and which classes it has."""
 
+import mmengine
+
 _base_ = ['../loaders.py']
 
-crop_size = (504, 504)
-inference = dict(mode='slide', crop_size=crop_size, stride=(336, 336))
+# Published: 504 px, windows every 322 px (InternVL, arXiv 2312.14238), which are 36 and 23 patches of 14. With another
+# patch size, the nearest multiples of it.
+patch = mmengine.Config.fromfile('{{fileDirname}}/../backbones/{{$VIT22B_BACKBONE:vit22b_base}}.py').patch_size
+side = round(504 / patch) * patch
+stride = round(322 / patch) * patch
+crop_size = (side, side)
+inference = dict(mode='slide', crop_size=crop_size, stride=(stride, stride))
 augmentation = [
-    dict(type='RandomResize', scale=(2048, 504), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomResize', scale=(2048, side), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-test_resize = dict(type='Resize', scale=(2048, 504), keep_ratio=True)
+test_resize = dict(type='Resize', scale=(2048, side), keep_ratio=True)
 
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

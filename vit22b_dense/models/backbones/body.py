@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoint import load_weights, read_pretrained
-from .contract import DTYPES, PlainBackbone, draw_seed, file_source, pad_to_multiple
+from .contract import DTYPES, PlainBackbone, draw_seed, file_source, reflect_to_multiple
 from .pos_embed import resize_pos_embed, to_grid
 
 SIZES = ('embed_dims', 'num_layers', 'num_heads', 'mlp_dims')
@@ -164,7 +164,7 @@ class PlainBody(PlainBackbone):
 
     def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images ``(B, 3, H, W)`` to tokens ``(B, N, D)``, a class token first, and the size of their grid."""
-        x = self.patch_embed(pad_to_multiple(x, self.patch_size).to(self.patch_embed.weight.dtype))
+        x = self.patch_embed(reflect_to_multiple(x, self.patch_size).to(self.patch_embed.weight.dtype))
         size = tuple(x.shape[2:])
         x = x.flatten(2).transpose(1, 2) + resize_pos_embed(self.pos_embed, size).flatten(1, 2)
         if self.cls_token is not None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -103,12 +102,13 @@ class PlainBackbone(BaseModule):
         """Feature maps of a batch of images.
 
         Args:
-            x: ``(B, 3, H, W)``, normalised. Sizes that P does not divide are padded with zeros right and bottom.
-                The weights may have another dtype: a frozen bf16 backbone in a model of fp32 heads.
+            x: ``(B, 3, H, W)``, normalised. Sizes that P does not divide are continued by reflection. The weights may
+                have another dtype: a frozen bf16 backbone in a model of fp32 heads.
 
         Returns:
             One map for each of ``out_indices``: ``(B, D, ceil(H/P), ceil(W/P))``, each with the final norm, in
-            the dtype of ``x`` (under autocast, as autocast has it).
+            the dtype of ``x`` (under autocast, as autocast has it). A map covers the image exactly, also where P does
+            not divide it; see `cover_image`.
 
         Raises:
             RuntimeError: its pretrained weights have not been loaded.
@@ -121,7 +121,7 @@ class PlainBackbone(BaseModule):
             maps = {}
             for i, behind in self.run_blocks(tokens, size, stop=max(self.out_indices) + 1):
                 if i in self.out_indices:
-                    maps[i] = self.maps(behind, size).to(x.dtype)
+                    maps[i] = cover_image(self.maps(behind, size), x.shape[2:], self.patch_size).to(x.dtype)
             return tuple(maps[i] for i in self.out_indices)
 
     def mark_empty(self) -> None:
@@ -156,10 +156,43 @@ def file_source(path: str | Path) -> dict:
     return dict(kind='file', path=str(path))
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad ``(B, C, H, W)`` with zeros right and bottom until ``multiple`` divides both sides."""
-    height, width = -image.shape[2] % multiple, -image.shape[3] % multiple
-    return F.pad(image, (0, width, 0, height)) if height or width else image
+def reflect_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Continue ``(B, C, H, W)`` by its reflection right and bottom until ``multiple`` divides both sides.
+
+    The last row and column of tokens then see what could be an image; zeros cost accuracy there (docs/results.md).
+    """
+    for dim in (2, 3):
+        side = image.shape[dim]
+        if side % multiple:
+            place = torch.arange(side + -side % multiple, device=image.device) % max(2 * side - 2, 1)
+            image = image.index_select(dim, torch.minimum(place, 2 * side - 2 - place).abs())
+    return image
+
+
+def cover_image(patches: Tensor, size: tuple[int, int], patch_size: int) -> Tensor:
+    """Bring a map of the patches of a continued image to the image itself.
+
+    Whatever is made of a map is resized to the image, by every head. Where the patches reach beyond the image, that
+    would stretch it, so each of the cells returned stands for an equal part of the image alone.
+
+    Args:
+        patches: ``(B, D, h, w)``, of ``(h P, w P)`` pixels.
+        size: of the image, ``(H, W)`` with ``h = ceil(H / P)`` and ``w = ceil(W / P)``.
+        patch_size: P.
+
+    Returns:
+        ``(B, D, h, w)``, of ``(H, W)`` pixels; ``patches`` itself where P divides both.
+    """
+    for dim, side in zip((2, 3), size, strict=True):
+        cells = patches.shape[dim]
+        if cells * patch_size != side:
+            place = (torch.arange(cells, device=patches.device) + 0.5) * (side / cells / patch_size) - 0.5
+            place = place.clamp(0, cells - 1)
+            before = place.floor().long()
+            weight = (place - before).to(patches.dtype).view(-1, *[1] * (3 - dim))
+            behind = (before + 1).clamp(max=cells - 1)
+            patches = torch.lerp(patches.index_select(dim, before), patches.index_select(dim, behind), weight)
+    return patches
 
 
 def resolve_indices(indices: Sequence[int], num_layers: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...checkpoint import CheckpointError
 from ...errors import UserError
-from .contract import DTYPES, PlainBackbone, draw_seed, file_source, pad_to_multiple
+from .contract import DTYPES, PlainBackbone, draw_seed, file_source, reflect_to_multiple
 
 
 def import_transformers() -> ModuleType:
@@ -173,7 +173,7 @@ class HFBackbone(PlainBackbone):
 
     def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images ``(B, 3, H, W)`` to tokens ``(B, N, D)``, class and register tokens first, and their grid's size."""
-        x = pad_to_multiple(x, self.patch_size).to(self.model.dtype)
+        x = reflect_to_multiple(x, self.patch_size).to(self.model.dtype)
         return self.model.embeddings(x), (x.shape[2] // self.patch_size, x.shape[3] // self.patch_size)
 
     def shared_inputs(self, tokens: Tensor, size: tuple[int, int]) -> dict:

@@ -9,7 +9,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ...errors import UserError
-from .contract import DTYPES, PlainBackbone, draw_seed, file_source, pad_to_multiple
+from .contract import DTYPES, PlainBackbone, cover_image, draw_seed, file_source, reflect_to_multiple
 
 
 @MODELS.register_module()
@@ -113,14 +113,14 @@ class TIMMViT(PlainBackbone, TIMMBackbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of images ``(B, 3, H, W)``: ``(B, D, ceil(H/P), ceil(W/P))`` for each of ``out_indices``.
 
-        Sizes that P does not divide are padded with zeros right and bottom. Each map has the final norm.
+        Sizes that P does not divide are continued by reflection. Each map has the final norm.
         """
         depths = sorted(set(self.out_indices))
         learns = not self.frozen or any(param.requires_grad for param in self.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            padded = pad_to_multiple(x.detach() if self.frozen else x, self.patch_size)
+            continued = reflect_to_multiple(x.detach() if self.frozen else x, self.patch_size)
             maps = self.timm_model.forward_intermediates(
-                padded.to(next(self.parameters()).dtype), indices=depths, norm=True, intermediates_only=True
+                continued.to(next(self.parameters()).dtype), indices=depths, norm=True, intermediates_only=True
             )
         by_depth = dict(zip(depths, maps, strict=True))
-        return tuple(by_depth[i].to(x.dtype) for i in self.out_indices)
+        return tuple(cover_image(by_depth[i], x.shape[2:], self.patch_size).to(x.dtype) for i in self.out_indices)

@@ -43,7 +43,7 @@ class ResidualUnit(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """Add a finer map to the running one, refine, upsample. The coarsest layer has nothing to add to."""
+    """Add a finer map to the running one, refine, double the size. The coarsest layer has nothing to add to."""
 
     def __init__(self, channels: int, batch_norm: bool, first: bool) -> None:
         super().__init__()
@@ -52,12 +52,17 @@ class FusionLayer(nn.Module):
             self.residual_layer1 = ResidualUnit(channels, batch_norm)
         self.residual_layer2 = ResidualUnit(channels, batch_norm)
 
-    def forward(self, x: Tensor, finer: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """``(B, C, h, w)``, and ``finer`` of the same size, to ``(B, C, *size)``."""
+    def forward(self, x: Tensor, finer: Tensor | None) -> Tensor:
+        """``(B, C, h, w)`` to ``(B, C, 2h, 2w)``; ``finer`` may lack the last row or column, which is dropped then."""
         if finer is not None:
-            x = x + self.residual_layer1(finer)
-        x = F.interpolate(self.residual_layer2(x), size=size, mode='bilinear', align_corners=True)
-        return self.projection(x)
+            height, width = finer.shape[2:]  # halving has rounded up
+            x = x[..., :height, :width] + self.residual_layer1(finer)
+        return self.projection(double(self.residual_layer2(x)))
+
+
+def double(x: Tensor) -> Tensor:
+    """Bilinear, to twice the size. Aligned corners, which DPT usually has, would stretch the map by up to a token."""
+    return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
 
 
 @MODELS.register_module()
@@ -66,7 +71,8 @@ class DPTDepthHead(DepthHead):
 
     Names and shapes of the weights are those of transformers' ``DPTNeck`` and ``DPTDepthEstimationHead``, but for
     the coarsest fusion layer's ``residual_layer1``, which transformers holds and never uses (it would stop a
-    distributed run). There is no ReLU behind the last convolution: where it is 0, no gradient would come back.
+    distributed run). There is no ReLU behind the last convolution: where it is 0, no gradient would come back. Maps
+    are doubled without aligned corners, which would shift what lies at the border by half a patch.
 
     Args:
         in_channels: D, the width of the maps.
@@ -102,7 +108,7 @@ class DPTDepthHead(DepthHead):
         self.fusion_stage.layers = nn.ModuleList(FusionLayer(channels, batch_norm, first=i == 0) for i in range(4))
         self.head = nn.Sequential(
             nn.Conv2d(channels, channels // 2, 3, padding=1),
-            nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True),
+            nn.Upsample(scale_factor=2, mode='bilinear', align_corners=False),
             nn.Conv2d(channels // 2, 32, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(32, 1, kernel_size=1),
@@ -120,9 +126,7 @@ class DPTDepthHead(DepthHead):
             raise ValueError(f'DPTDepthHead reads one or four maps, not {len(maps)}: set out_indices accordingly')
         layers = zip(self.convs, self.reassemble_stage.layers, maps, strict=True)
         scales = [conv(layer(x)) for conv, layer, x in layers][::-1]
-        # Each layer's output has the size of the next finer scale, also where halving rounded up.
-        sizes = [scale.shape[2:] for scale in scales[1:]] + [tuple(2 * side for side in scales[-1].shape[2:])]
         fused = None
-        for layer, scale, size in zip(self.fusion_stage.layers, scales, sizes, strict=True):
-            fused = layer(scale, None, size) if fused is None else layer(fused, scale, size)
+        for layer, scale in zip(self.fusion_stage.layers, scales, strict=True):
+            fused = layer(scale, None) if fused is None else layer(fused, scale)
         return self.head(fused)

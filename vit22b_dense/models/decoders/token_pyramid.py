@@ -1,8 +1,17 @@
 """`TokenPyramid`: from the one resolution of a plain ViT to the four that UperNet reads."""
 
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+
+
+class Halve(nn.Module):
+    """Max pooling to half the size, rounded up. Of an odd side the windows overlap, so that they cover it evenly."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, h, w)`` to ``(B, C, ceil(h/2), ceil(w/2))``."""
+        return F.adaptive_max_pool2d(x, [(side + 1) // 2 for side in x.shape[2:]])
 
 
 @MODELS.register_module()
@@ -43,7 +52,7 @@ class TokenPyramid(BaseModule):
                 nn.Sequential(double(), norm(), nn.GELU(), double()),
                 double(),
                 nn.Identity(),
-                nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True),
+                Halve(),
             ]
         )
 

@@ -1,0 +1,100 @@
+"""`DenseSegmentor` gives mmseg's labels without logits at the size of the picture."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO
+from mmengine.config import ConfigDict
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import nn
+
+ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, mlp_dims=32)
+SLIDE = dict(mode='slide', crop_size=(56, 84), stride=(28, 42))
+
+
+def build(kind, head='LinearHead', classes=150, **test_cfg):
+    torch.manual_seed(0)
+    more = {}
+    decoder = dict(type='LinearHead', in_channels=24)
+    if head == 'UPerHead':
+        more['neck'] = dict(type='TokenPyramid', in_channels=24, out_channels=16, num_groups=4)
+        decoder = dict(
+            type='UPerHead', in_channels=[16] * 4, in_index=[0, 1, 2, 3], channels=16, align_corners=False,
+            norm_cfg=dict(type='GN', num_groups=4),
+        )  # fmt: skip
+    model = MODELS.build(
+        dict(
+            type=kind,
+            data_preprocessor=dict(type='SegDataPreProcessor'),
+            backbone=dict(type='ViT22B', arch=ARCH),
+            decode_head=dict(**decoder, num_classes=classes),
+            test_cfg=ConfigDict(test_cfg),
+            **more,
+        )
+    ).eval()
+    nn.init.normal_(model.decode_head.conv_seg.weight)
+    return model
+
+
+def predicted(model, images, original):
+    samples = [SegDataSample(metainfo=dict(ori_shape=original, img_shape=tuple(images.shape[2:]))) for _ in images]
+    with torch.no_grad():
+        return torch.cat([sample.pred_sem_seg.data for sample in model.predict(images, samples)])
+
+
+@pytest.mark.parametrize('head', ['LinearHead', 'UPerHead'])
+@pytest.mark.parametrize('test_cfg', [dict(mode='whole'), SLIDE], ids=lambda cfg: cfg['mode'])
+@pytest.mark.parametrize('original', [(100, 130), (371, 555), (60, 70)], ids=str)
+def test_the_labels_are_mmsegs(head, test_cfg, original, monkeypatch):
+    monkeypatch.setattr('vit22b_dense.models.windows.STRIP_NUMBERS', 150 * original[1] * 7)  # strips of seven rows
+    ours, theirs = (build(kind, head, **test_cfg) for kind in ('DenseSegmentor', 'EncoderDecoder'))
+    images = torch.randn(2, 3, 100, 130)
+    found, expected = (predicted(model, images, original) for model in (ours, theirs))
+    assert found.shape == expected.shape == (2, *original)
+    assert len(expected.unique()) > 20
+    assert (found == expected).float().mean() > 0.99999
+
+
+def test_logits_come_when_they_are_asked_for():
+    image = torch.randn(1, 3, 60, 70)
+    for asked in (False, True):
+        model = build('DenseSegmentor', mode='whole', logits=asked)
+        sample = SegDataSample(metainfo=dict(ori_shape=(60, 70), img_shape=(60, 70)))
+        with torch.no_grad():
+            (found,) = model.predict(image, [sample])
+        assert ('seg_logits' in found) == asked
+    tta = MODELS.build(dict(type='DenseSegTTAModel', module=build('DenseSegmentor', mode='whole')))
+    samples = [[SegDataSample(metainfo=dict(ori_shape=(60, 70), img_shape=(60, 70)))] for _ in range(2)]
+    with torch.no_grad():
+        (merged,) = tta.test_step(dict(inputs=[image[0][None].mul(9).byte()] * 2, data_samples=samples))
+    assert merged.pred_sem_seg.data.shape == (1, 60, 70)
+
+
+PROBE = """
+import torch
+from mmengine.config import ConfigDict
+from test_segmentor import build, predicted
+
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith('VmHWM'))
+
+torch.set_num_threads(1)
+model = build('DenseSegmentor', mode='slide', crop_size=(504, 504), stride=(322, 322))
+predicted(model, torch.randn(1, 3, 56, 56), (56, 56))
+before = peak()
+labels = predicted(model, torch.randn(1, 3, 504, 672), (3000, 4000))
+assert labels.shape == (1, 3000, 4000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads the peak from /proc')
+def test_twelve_megapixels_of_150_classes_take_under_a_gigabyte():
+    done = subprocess.run(
+        [sys.executable, '-c', PROBE], cwd=REPO / 'tests', capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.splitlines()[-1]) < 1e9
