@@ -1,5 +1,8 @@
 """tools/predict.py on a small trained-shape model with random weights."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,13 @@ from mmseg.registry import MODELS
 from PIL import Image
 
 from vit22b_dense.engine.config import load_config
-from vit22b_dense.engine.predict import Segmenter
+from vit22b_dense.engine.predict import Segmenter, predictor_of
+from vit22b_dense.errors import UserError
 
 CONFIG = REPO / 'configs/demo/linear.py'
+_spec = importlib.util.spec_from_file_location('predict_tool', REPO / 'tools/predict.py')
+predict_tool = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(predict_tool)
 
 
 @pytest.fixture(scope='module')
@@ -72,13 +79,47 @@ def test_a_bad_file_is_named_and_skipped(checkpoint, tmp_path, run_tool):
 
 def test_clear_errors(checkpoint, tmp_path, run_tool):
     (tmp_path / 'empty').mkdir()
-    for images, message in (
-        ([tmp_path / 'empty'], 'no images in this folder'),
-        (['a/x.jpg', 'b/x.png'], 'two images would be written as x.png'),
-    ):
-        done = run_tool('tools/predict.py', CONFIG, checkpoint, *images, check=False)
-        assert done.returncode == 1
-        assert message in done.stderr
+    done = run_tool('tools/predict.py', CONFIG, checkpoint, tmp_path / 'empty', check=False)
+    assert done.returncode == 1
+    assert 'no images in this folder' in done.stderr
+    done = run_tool('tools/predict.py', checkpoint, tmp_path / 'empty/x.jpg', check=False)
+    assert done.returncode == 1
+    assert 'model.pth: holds weights without their config; name the config file in front of it' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('names', 'folder', 'message'),
+    [
+        (['a/x.jpg', 'b/x.png'], 'out', r'a/x.jpg and .*b/x.png would both be written as .*out/x.png'),
+        (['a/x.jpg', 'b/x_picture.jpg'], 'out', r'would both be written as .*out/x_picture.png'),
+        (['a/x.png'], 'a', r'a/x.png: its prediction .*a/x.png would overwrite an image; choose another --out-dir'),
+        (['a/x.jpg', 'a/x_picture.png'], 'a', r'x.jpg: its prediction .*a/x_picture.png would overwrite an image'),
+    ],
+)
+def test_no_output_overwrites_an_image_or_another_output(names, folder, message, tmp_path):
+    images = [(tmp_path / name, Path(Path(name).stem)) for name in names]
+    with pytest.raises(UserError, match=message):
+        predict_tool.outputs_of(images, tmp_path / folder, Segmenter.endings)
+
+
+def test_a_checkpoint_and_photographs_are_enough(tmp_path, run_tool):
+    """Depth, with the config in the checkpoint: a 16-bit PNG, a picture and metres."""
+    axes = dict(backbone='vit22b_tiny', data_root=str(tmp_path / 'absent'))
+    cfg = load_config(REPO / 'configs/demo/linear_depth.py', axes)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    torch.nn.init.normal_(model.decode_head.conv_depth.weight, std=0.2)
+    torch.save(dict(meta=dict(cfg=cfg.pretty_text), state_dict=model.state_dict()), tmp_path / 'iter_1.pth')
+    write_image(tmp_path / 'photo.jpg', np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8))
+    run_tool('tools/predict.py', tmp_path / 'iter_1.pth', tmp_path / 'photo.jpg', '--out-dir', tmp_path / 'out')
+    metres = np.load(tmp_path / 'out/photo.npz')['depth']
+    assert (metres.shape, metres.dtype) == ((90, 130), np.float32)
+    _, expected = predictor_of(cfg, tmp_path / 'iter_1.pth').predict(tmp_path / 'photo.jpg')
+    np.testing.assert_allclose(metres, expected, rtol=1e-5)
+    assert metres.std() > 0.1
+    stored = np.asarray(Image.open(tmp_path / 'out/photo.png'))
+    np.testing.assert_allclose(stored / 256, metres, atol=0.5 / 256 + 1e-6)
+    assert Image.open(tmp_path / 'out/photo_picture.png').size[0] > 2 * 130
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,24 @@
 #!/usr/bin/env python
-"""Segment images: a picture with a legend and a label map (PNG) for each.
+"""Predict images with a trained model: class numbers or depth, and a picture of each.
 
-For every image NAME.jpg two files are written: NAME.png, the label map in the data set's own values (as its training
-labels have them), and NAME_picture.png, the image beside the coloured prediction.
+The checkpoint of a training knows its config, so that CHECKPOINT and images are all it takes. For every image NAME.jpg:
+
+  segmentation  NAME.png, the label map in the values of the data set's own label files
+  depth         NAME.png, 16 bit in 1/256 metre, and NAME.npz with `depth` in metres (float32)
+  both          NAME_picture.png, the image beside the coloured prediction
 """
 
 import argparse
-import io
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from vit22b_dense.engine.config import add_config_arguments, config_of
-from vit22b_dense.engine.predict import Segmenter
+from vit22b_dense.engine.config import add_config_arguments, axes_of, config_of, merge_overrides, name_weights
+from vit22b_dense.engine.predict import predictor_of
+from vit22b_dense.engine.restore import config_in
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.files import write_atomically
+from vit22b_dense.progress import duration
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
@@ -25,17 +26,24 @@ SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='Example: tools/predict.py configs/ade20k/linear.py work_dirs/run/iter_80000.pth photos/ --out-dir out',
+        epilog='Example: tools/predict.py work_dirs/run/iter_80000.pth photos/ --out-dir predictions',
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage='%(prog)s [-h] [--out-dir DIR] [axes] [--cfg-options KEY=VALUE ...] [CONFIG] CHECKPOINT IMAGE [IMAGE ...]',
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint of the whole model, .pth or .safetensors')
-    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image files and folders of them')
+    parser.add_argument(
+        'paths', nargs='+', metavar='PATH',
+        help='a config (.py) where the checkpoint holds weights alone; the checkpoint; images and folders of them',
+    )  # fmt: skip
     parser.add_argument(
         '--out-dir', type=Path, default=Path('predictions'), metavar='DIR', help='default: predictions/'
     )
     add_config_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.config = args.paths.pop(0) if args.paths[0].endswith('.py') else None
+    if len(args.paths) < 2:
+        parser.error('give a checkpoint and at least one image')
+    args.checkpoint, *args.images = args.paths
+    return args
 
 
 def find_images(given: list[Path]) -> list[tuple[Path, Path]]:
@@ -49,35 +57,61 @@ def find_images(given: list[Path]) -> list[tuple[Path, Path]]:
             found += [(p, p.relative_to(path).with_suffix('')) for p in inside]
         else:
             found.append((path, Path(path.stem)))
-    places = [place for _, place in found]
-    double = next((place for place in places if places.count(place) > 1), None)
-    if double is not None:
-        raise UserError(f'two images would be written as {double}.png: predict them into different --out-dir')
     return found
 
 
-def save_png(path: Path, array: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, 'PNG')
-    write_atomically(path, buffer.getvalue())
+def outputs_of(images: list[tuple[Path, Path]], folder: Path, endings: tuple[str, ...]) -> list[list[Path]]:
+    """The files of each image.
+
+    Raises:
+        UserError: two of them would be the same, or one would overwrite an image that is read.
+    """
+    outputs = [[folder / f'{place}{ending}' for ending in endings] for _, place in images]
+    sources = {path.resolve() for path, _ in images}
+    seen: dict[Path, Path] = {}
+    for (image, _), files in zip(images, outputs, strict=True):
+        for file in files:
+            if file.resolve() in sources:
+                raise UserError(f'{image}: its prediction {file} would overwrite an image; choose another --out-dir')
+            if file in seen:
+                raise UserError(f'{seen[file]} and {image} would both be written as {file}: predict them separately')
+            seen[file] = image
+    return outputs
+
+
+def config_for(args: argparse.Namespace):
+    """The config that is given, or the one in the checkpoint."""
+    if args.config:
+        return config_of(args)
+    axes = {axis: value for axis, value in axes_of(args).items() if value is not None}
+    weights = axes.pop('weights', None)
+    if axes:
+        raise UserError(f'--{next(iter(axes))}: the checkpoint knows its config; name a config file to change it')
+    cfg = config_in(args.checkpoint)
+    if weights:
+        name_weights(cfg, weights)
+    return merge_overrides(cfg, args.cfg_options)
 
 
 def main() -> int:
     args = parse_args()
-    images = find_images(args.images)
-    segmenter = Segmenter(config_of(args), args.checkpoint)
+    images = find_images([Path(path) for path in args.images])
+    predictor = predictor_of(config_for(args), args.checkpoint)
+    outputs = outputs_of(images, args.out_dir, predictor.endings)
     skipped, start = [], time.time()
-    for done, (path, place) in enumerate(images, 1):
+    for done, ((path, _), files) in enumerate(zip(images, outputs, strict=True), 1):
         try:
-            image, labels = segmenter.predict(path)
+            if path.exists() and not path.is_file():
+                raise UserError(f'{path}: not a file')
+            contents = predictor.files(*predictor.predict(path))
         except UserError as error:
             skipped.append(path)
             print(f'skipped: {error}', file=sys.stderr)
             continue
-        save_png(args.out_dir / f'{place}.png', segmenter.values[labels])
-        save_png(args.out_dir / f'{place}_picture.png', segmenter.picture(image, labels))
+        for file, content in zip(files, contents, strict=True):
+            write_atomically(file, content)
         left = (time.time() - start) / done * (len(images) - done)
-        print(f'{done}/{len(images)} {path}, {left:.0f} s left', flush=True)
+        print(f'{done}/{len(images)} {path}, {duration(left)} left', flush=True)
     print(f'{len(images) - len(skipped)} of {len(images)} images written to {args.out_dir}, {len(skipped)} skipped')
     return 1 if skipped else 0
 

@@ -114,6 +114,18 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
     for key in set(cfg) - RUN_KEYS - INGREDIENTS:
         if difflib.get_close_matches(key, RUN_KEYS, 1, SIMILAR):
             raise ConfigError(f'{path}: {key}: {_unknown(key)}')
+    merge_overrides(cfg, overrides)
+    for key in set(cfg) & INGREDIENTS:
+        cfg.pop(key)
+    return cfg
+
+
+def merge_overrides(cfg: Config, overrides: dict | None) -> Config:
+    """Put overrides from ``--cfg-options`` into a config, and return it.
+
+    Raises:
+        ConfigError: a key that no run reads.
+    """
     for key in overrides or {}:
         top = key.split('.')[0]
         if top not in RUN_KEYS:
@@ -124,8 +136,6 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
                 f'train_dataloader.… (keys of a run: {", ".join(sorted(RUN_KEYS & set(cfg)))})'
             )
     cfg.merge_from_dict(overrides or {})
-    for key in set(cfg) & INGREDIENTS:
-        cfg.pop(key)
     return cfg
 
 

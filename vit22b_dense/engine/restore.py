@@ -89,6 +89,18 @@ def _find(backbone: nn.Module, wanted: Reference, source: str | Path) -> None:
     backbone.init_weights()
 
 
+def config_in(path: str | Path) -> Config:
+    """The config that a training has put into its checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or holds none.
+    """
+    text = (read_checkpoint(path).get('meta') or {}).get('cfg')
+    if not isinstance(text, str):
+        raise CheckpointError(f'{path}: holds weights without their config; name the config file in front of it')
+    return Config.fromstring(text, file_format='.py')
+
+
 def load_model(cfg: Config, checkpoint: str | Path) -> nn.Module:
     """Build a config's model and load a checkpoint of it, whole or of what was trained.
 
@@ -110,15 +122,13 @@ def whole_checkpoint(path: str | Path, weights: str | None = None) -> dict | Non
         weights: where the backbone's weights lie now, if not in their former place.
 
     Raises:
-        CheckpointError: as `complete`, or it does not tell its configuration.
+        CheckpointError: as `complete`, or it does not hold its config.
     """
     checkpoint = read_checkpoint(path)
     meta = checkpoint.get('meta') or {}
     if META not in meta:
         return None
-    if 'cfg' not in meta:
-        raise CheckpointError(f'{path}: refers to {Reference(**meta[META])} and does not tell its configuration')
-    cfg = Config.fromstring(meta['cfg'], file_format='.py')
+    cfg = config_in(path)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     if weights:
         name_weights(cfg, weights)
