@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         epilog='Example: tools/predict.py work_dirs/run/iter_80000.pth photos/ --out-dir predictions',
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage='%(prog)s [-h] [--out-dir DIR] [axes] [--cfg-options KEY=VALUE ...] [CONFIG] CHECKPOINT IMAGE [IMAGE ...]',
+        usage='%(prog)s [-h] [--out-dir DIR] [axes] [--cfg-options KEY=VALUE ...] [CONFIG] CHECKPOINT IMAGE ...',
     )
     parser.add_argument(
         'paths', nargs='+', metavar='PATH',

@@ -1,8 +1,8 @@
 """Logits of windows at the resolution of a decoder, put together to labels in strips of rows.
 
-A map of logits at the size of the picture is never made: 12 megapixels of 150 classes would take 7 GB. What comes out is
-what mmseg's `slide_inference` and `postprocess_result` give: each window's logits are resized to the window, averaged
-where windows overlap, and resized to the picture's original size.
+A map of logits at the size of the picture is never made: 12 megapixels of 150 classes would take 7 GB. What comes out
+is what mmseg's `slide_inference` and `postprocess_result` give: each window's logits are resized to the window,
+averaged where windows overlap, and resized to the picture's original size.
 """
 
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ def _rows(windows: list[Window], width: int, top: int, bottom: int) -> Tensor:
 
 
 def _neighbours(places: Tensor, stored: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of pixels of a side: the stored rows before and behind, and how much the latter weighs; without aligned corners."""
+    """Of pixels of a side: the stored rows before and behind, and the weight of the latter (corners not aligned)."""
     source = ((places.double() + 0.5) * (stored / side) - 0.5).clamp(min=0)
     before = source.long().clamp(max=stored - 1)
     return before, (before + 1).clamp(max=stored - 1), (source - before).float()
