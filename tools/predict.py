@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Predict images with a trained model: class numbers or depth, and a picture of each.
 
-The checkpoint of a training knows its config, so that CHECKPOINT and images are all it takes. For every image NAME.jpg:
+The checkpoint of a training knows its config, so a checkpoint and images are all it takes. For every image NAME.jpg:
 
   segmentation  NAME.png, the label map in the values of the data set's own label files
   depth         NAME.png, 16 bit in 1/256 metre, and NAME.npz with `depth` in metres (float32)
