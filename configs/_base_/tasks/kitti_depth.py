@@ -1,8 +1,8 @@
 """KITTI's annotated depth maps: Garg crop, 80 m cap, scores at the original resolution."""
 
-import mmengine
-
 _base_ = ['depth.py']
+
+import mmengine
 
 patch = mmengine.Config.fromfile('{{fileDirname}}/../backbones/{{$VIT22B_BACKBONE:vit22b_base}}.py').patch_size
 crop_size = (round(350 / patch) * patch, round(700 / patch) * patch)

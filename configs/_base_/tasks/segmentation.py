@@ -1,8 +1,8 @@
 """What the segmentation data sets share; a task file adds where its data lies and which classes it has."""
 
-import mmengine
-
 _base_ = ['../loaders.py']
+
+import mmengine
 
 # Published: 504 px, windows every 322 px (InternVL, arXiv 2312.14238), which are 36 and 23 patches of 14. With another
 # patch size, the nearest multiples of it.

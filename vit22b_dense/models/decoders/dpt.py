@@ -113,6 +113,8 @@ class DPTDepthHead(DepthHead):
             nn.ReLU(),
             nn.Conv2d(32, 1, kernel_size=1),
         )
+        # It starts at a constant, whatever the scale of the features: a first step of a large error kills the ReLU.
+        nn.init.normal_(self.head[-1].weight, std=1e-3)
         nn.init.constant_(self.head[-1].bias, START)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
