@@ -35,10 +35,13 @@ INTRINSICS = tuple(f'intrinsic.{name}' for name in ('f_u', 'f_v', 'c_u', 'c_v', 
 INCLINATIONS = tuple(f'beam_inclination.{name}' for name in ('min', 'max', 'values'))
 
 _DOUBLE, _TRANSFORM = pa.float64(), pa.list_(pa.float64(), 16)
+_TIME, _CAMERA, _LASER = {TIME_KEY: pa.int64()}, {CAMERA_KEY: pa.int8()}, {LASER_KEY: pa.int8()}
+_SIZE = {'width': pa.int32(), 'height': pa.int32()}
 _RETURN1, _RETURN2 = (
     {f'range_image_return{n}.values': pa.list_(pa.float32()), f'range_image_return{n}.shape': pa.list_(pa.int32(), 3)}
     for n in (1, 2)
 )
+_INCLINATIONS = dict(zip(INCLINATIONS, (_DOUBLE, _DOUBLE, pa.list_(_DOUBLE)), strict=True))
 
 Key = tuple[int, ...]
 
@@ -47,30 +50,26 @@ class Schema(NamedTuple):
     """A component: its columns' prefix, its keys after the segment's name, and the columns that depth needs."""
 
     prefix: str
-    keys: tuple[str, ...]
+    keys: dict[str, pa.DataType]
     columns: dict[str, pa.DataType]
 
 
 COMPONENTS: dict[str, Schema] = {
-    'vehicle_pose': Schema('[VehiclePoseComponent].', (TIME_KEY,), {'world_from_vehicle.transform': _TRANSFORM}),
+    'vehicle_pose': Schema('[VehiclePoseComponent].', _TIME, {'world_from_vehicle.transform': _TRANSFORM}),
     'camera_calibration': Schema(
         '[CameraCalibrationComponent].',
-        (CAMERA_KEY,),
-        dict.fromkeys(INTRINSICS, _DOUBLE)
-        | {'extrinsic.transform': _TRANSFORM, 'width': pa.int32(), 'height': pa.int32()},
+        _CAMERA,
+        dict.fromkeys(INTRINSICS, _DOUBLE) | {'extrinsic.transform': _TRANSFORM} | _SIZE,
     ),
     'camera_image': Schema(
-        '[CameraImageComponent].', (TIME_KEY, CAMERA_KEY), {'image': pa.binary(), 'pose.transform': _TRANSFORM}
+        '[CameraImageComponent].', _TIME | _CAMERA, {'image': pa.binary(), 'pose.transform': _TRANSFORM}
     ),
     'lidar_calibration': Schema(
-        '[LiDARCalibrationComponent].',
-        (LASER_KEY,),
-        {'extrinsic.transform': _TRANSFORM}
-        | dict(zip(INCLINATIONS, (_DOUBLE, _DOUBLE, pa.list_(_DOUBLE)), strict=True)),
+        '[LiDARCalibrationComponent].', _LASER, {'extrinsic.transform': _TRANSFORM} | _INCLINATIONS
     ),
-    'lidar': Schema('[LiDARComponent].', (TIME_KEY, LASER_KEY), _RETURN1 | _RETURN2),
-    'lidar_camera_projection': Schema('[LiDARCameraProjectionComponent].', (TIME_KEY, LASER_KEY), _RETURN1 | _RETURN2),
-    'lidar_pose': Schema('[LiDARPoseComponent].', (TIME_KEY, LASER_KEY), _RETURN1),
+    'lidar': Schema('[LiDARComponent].', _TIME | _LASER, _RETURN1 | _RETURN2),
+    'lidar_camera_projection': Schema('[LiDARCameraProjectionComponent].', _TIME | _LASER, _RETURN1 | _RETURN2),
+    'lidar_pose': Schema('[LiDARPoseComponent].', _TIME | _LASER, _RETURN1),
 }
 
 
@@ -82,8 +81,8 @@ def needed_components(lasers: tuple[int, ...]) -> list[str]:
 class Component:
     """One parquet file. `rows` maps the key of each row to its number, in the file's order."""
 
-    def __init__(self, path: Path, name: str, segment: str, columns: Iterable[str]) -> None:
-        """Open the file of a component, check its columns and index its keys.
+    def __init__(self, path: Path, name: str, segment: str, columns: Iterable[str], files: ExitStack) -> None:
+        """Open the file of a component until `files` closes, check its columns and index its keys.
 
         Raises:
             SegmentError: the file is missing, truncated, lacks columns, or holds a key twice or another
@@ -96,7 +95,7 @@ class Component:
             raise SegmentError(f'{path}: missing component {name} of segment {segment}')
         with self._reading():
             # Without pre_buffer and with a buffer, a column chunk is read in pieces instead of whole.
-            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+            self._file = files.enter_context(pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20))
         found = self._file.schema_arrow.names
         missing = [column for column in [SEGMENT_KEY, *keys, *self._columns] if column not in found]
         if missing:
@@ -109,29 +108,23 @@ class Component:
         listed = zip(*(table[key].to_pylist() for key in keys), strict=True)
         self.rows: dict[Key, int] = {key: row for row, key in enumerate(listed)}
         if len(self.rows) < table.num_rows:
-            raise SegmentError(f'{path}: {table.num_rows - len(self.rows)} rows repeat a key {keys}')
+            raise SegmentError(f'{path}: {table.num_rows - len(self.rows)} rows repeat a key {tuple(keys)}')
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self._group_starts = np.cumsum([0, *sizes])[:-1].tolist()
         # The place in the file: its row group, the next row, and the rows from there on.
         self._group, self._next, self._batches = -1, 0, iter(())
 
-    def close(self) -> None:
-        """Close the file."""
-        self._batches = iter(())
-        self._file.close()
-
     def load(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any]]:
         """Decode rows; cheapest when they lie together, and not before those loaded last.
 
         Returns:
-            By key (those that do not exist are left out), the values by column without the component's
-            prefix: lists as arrays, null as None.
+            By key, the values by column without the component's prefix: lists as arrays, null as None.
 
         Raises:
             SegmentError: the file is damaged.
         """
         found = {}
-        for row, key in sorted((self.rows[key], key) for key in keys if key in self.rows):
+        for row, key in sorted((self.rows[key], key) for key in keys):
             group = bisect_right(self._group_starts, row) - 1
             with self._reading():
                 if group != self._group or row < self._next:
@@ -179,10 +172,11 @@ class SegmentReader:
                 if part != 'lidar_pose':  # has but one for both returns
                     columns = [column for column in columns if column.split('.')[0] not in unread]
                 path = Path(root) / split / part / f'{name}.parquet'
-                self._parts[part] = Component(path, part, name, columns)
-                files.callback(self._parts[part].close)
-            self.cameras = self._read_cameras()
-            self.lasers = self._read_lasers()
+                self._parts[part] = Component(path, part, name, columns, files)
+            try:
+                self.cameras, self.lasers = self._read_cameras(), self._read_lasers()
+            except FrameError as error:
+                raise SegmentError(error.detail) from None
             self._files = files.pop_all()
         # The largest component's order comes first: reading it out of order would take the longest.
         by_size = ('lidar_camera_projection', 'vehicle_pose', 'camera_image', 'lidar')
@@ -197,44 +191,33 @@ class SegmentReader:
     def iterate(self) -> Iterator[int]:
         """Yield each timestamp; until the next is asked for, the methods below can be called with it.
 
-        Raises:
-            SegmentError: a file is damaged.
+        Raises `SegmentError` where a file is damaged.
         """
         count = max(1, FRAMES_LOADED // len(self.settings.returns))
         for first in range(0, len(self.timestamps), count):
             times = self.timestamps[first : first + count]
             self._loaded.clear()  # before the next are read, not after
             for name, part in self._parts.items():
-                if COMPONENTS[name].keys[0] == TIME_KEY:
-                    self._loaded[name] = part.load(key for time in times for key in self._keys(name, time))
+                sensors = self.settings.cameras if name == 'camera_image' else self.settings.lasers
+                keys = [key for key in part.rows if key[0] in times and set(key[1:]).issubset(sensors)]
+                if TIME_KEY in COMPONENTS[name].keys:
+                    self._loaded[name] = part.load(keys)
             yield from times
 
     def vehicle_pose(self, timestamp: int) -> np.ndarray:
-        """(4, 4) float64 vehicle to world of a frame.
-
-        Raises:
-            FrameError: it is absent or no rigid transform.
-        """
+        """(4, 4) float64 vehicle to world of a frame. Raises `FrameError` where it is absent or no rigid transform."""
         row = self._row('vehicle_pose', (timestamp,), 'no vehicle pose')
         return _transform(row['world_from_vehicle.transform'], 'the vehicle pose')
 
     def image(self, timestamp: int, camera: int) -> CameraImage:
-        """A camera's image.
-
-        Raises:
-            FrameError: it is absent, or its pose is no rigid transform.
-        """
+        """A camera's image. Raises `FrameError` where it is absent, or its pose is no rigid transform."""
         row = self._row('camera_image', (timestamp, camera), 'no camera image')
         if row['image'] is None:
             raise FrameError('no camera image', f'camera_image holds a null image in row {(timestamp, camera)}')
         return CameraImage(row['image'], _transform(row['pose.transform'], 'the image pose'))
 
     def scan(self, timestamp: int, laser: int) -> LaserScan:
-        """A laser's returns, projections and (TOP) pixel poses.
-
-        Raises:
-            FrameError: one of them is absent or does not have the size it claims.
-        """
+        """A laser's returns. Raises `FrameError` where a part is absent or does not have the size it claims."""
         key = (timestamp, laser)
         ranges = self._row('lidar', key, 'no lidar')
         where = self._row('lidar_camera_projection', key, 'no lidar')
@@ -244,13 +227,6 @@ class SegmentReader:
         found = {n: image for n in self.settings.returns if (image := _range_image(ranges, n, 4)) is not None}
         seen = {n: image for n in found if (image := _range_image(where, n, 6)) is not None}
         return LaserScan(found, seen, pose)
-
-    def _keys(self, part: str, timestamp: int) -> list[Key]:
-        """Keys of a per-frame component at a timestamp, of the sensors asked for."""
-        if part == 'vehicle_pose':
-            return [(timestamp,)]
-        sensors = {'camera_image': self.settings.cameras, 'lidar_pose': (TOP,)}.get(part, self.settings.lasers)
-        return [(timestamp, sensor) for sensor in sensors]
 
     def _row(self, part: str, key: Key, reason: str) -> dict[str, Any]:
         try:
@@ -262,10 +238,11 @@ class SegmentReader:
         part, found = self._parts['camera_calibration'], {}
         for (camera,), row in part.load(part.rows).items():
             intrinsic = np.array([row[name] for name in INTRINSICS], np.float64)
+            extrinsic = _transform(row['extrinsic.transform'], f'{part.path}: the extrinsic')
             size = row['width'], row['height']
             if not all(isinstance(side, int) and 0 < side < 1 << 16 for side in size):
                 raise SegmentError(f'{part.path}: camera {camera} has an impossible size {size}')
-            found[camera] = CameraCalibration(camera, intrinsic, _extrinsic(part, row), *size)
+            found[camera] = CameraCalibration(camera, intrinsic, extrinsic, *size)
         return found
 
     def _read_lasers(self) -> dict[int, LaserCalibration]:
@@ -274,10 +251,12 @@ class SegmentReader:
         for laser in self.settings.lasers:
             if (laser,) not in rows:
                 raise SegmentError(f'{part.path}: no calibration of laser {laser}; it has {sorted(part.rows)}')
-            low, high, values = (rows[laser,][name] for name in INCLINATIONS)
+            row = rows[laser,]
+            low, high, values = (row[name] for name in INCLINATIONS)
             if values is None and None in (low, high):
                 raise SegmentError(f'{part.path}: laser {laser} has no beam inclinations')
-            found[laser] = LaserCalibration(laser, _extrinsic(part, rows[laser,]), low, high, values)
+            extrinsic = _transform(row['extrinsic.transform'], f'{part.path}: the extrinsic')
+            found[laser] = LaserCalibration(laser, extrinsic, low, high, values)
         return found
 
 
@@ -294,13 +273,6 @@ def _transform(values: np.ndarray | None, what: str) -> np.ndarray:
     if not (np.isfinite(matrix).all() and np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3)):
         raise FrameError('bad pose', f'{what} is no rigid transform: {values}')
     return matrix
-
-
-def _extrinsic(part: Component, row: dict[str, Any]) -> np.ndarray:
-    try:
-        return _transform(row['extrinsic.transform'], f'{part.path}: the extrinsic')
-    except FrameError as error:
-        raise SegmentError(error.detail) from None
 
 
 def _range_image(row: dict[str, Any], number: int, channels: int) -> np.ndarray | None:

@@ -98,14 +98,9 @@ def list_segments(root: Path, split: str, lasers: tuple[int, ...], shard: tuple[
 
 
 def prepare(job: Job, log: Callable[[str], None]) -> Totals:
-    """Prepare the segments of a job that are not complete.
+    """Prepare the segments of a job that are not complete; the counts include those that are.
 
-    Args:
-        job: what to do.
-        log: takes messages and progress, a line each.
-
-    Returns:
-        The counts, complete segments' included.
+    Messages and progress go to `log`, a line each.
 
     Raises:
         PrepareError: the job is refused before anything is written, or had to stop: the output cannot be
@@ -124,7 +119,11 @@ def prepare(job: Job, log: Callable[[str], None]) -> Totals:
                     log(f'{name}: failed, {outcome}')
                 else:
                     totals.add('done', outcome)
-                    _report_skipped(name, outcome['skipped'], log)
+                    for row in outcome['skipped'][:MAX_MESSAGES]:
+                        frame = f'{name} {row["timestamp"]} {CAMERA_NAMES[row["camera"]]}'
+                        log(f'{frame}: skipped, {row["reason"]}: {row["detail"]}')
+                    if (more := len(outcome['skipped']) - MAX_MESSAGES) > 0:
+                        log(f'{name}: ... and {more} more, listed in its index')
                 left = (time.monotonic() - began) / done * (len(pending) - done)
                 log(f'{done} of {len(pending)} segments, {duration(left)} left')
     except BrokenProcessPool as error:
@@ -153,14 +152,6 @@ def _complete(job: Job, name: str, totals: Totals) -> bool:
     return True
 
 
-def _report_skipped(name: str, skipped: list[dict[str, Any]], log: Callable[[str], None]) -> None:
-    for row in skipped[:MAX_MESSAGES]:
-        camera = CAMERA_NAMES[row['camera']]
-        log(f'{name} {row["timestamp"]} {camera}: skipped, {row["reason"]}: {row["detail"]}')
-    if len(skipped) > MAX_MESSAGES:
-        log(f'{name}: ... and {len(skipped) - MAX_MESSAGES} more, listed in its index')
-
-
 def _segment(job: Job, name: str) -> dict[str, Any] | SegmentError:
     try:
         return prepare_segment(job, name)
@@ -176,7 +167,7 @@ def _outcomes(job: Job, names: list[str]) -> Iterator[tuple[str, dict[str, Any] 
         return
     context = multiprocessing.get_context('spawn')  # OpenCV's and Arrow's threads do not survive a fork
     others = multiprocessing.active_children()
-    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
         try:
             # The workers inherit that Ctrl-C is blocked: it is for this process to end them.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -185,18 +176,18 @@ def _outcomes(job: Job, names: list[str]) -> Iterator[tuple[str, dict[str, Any] 
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures.pop(future), future.result()
         except BaseException:
             for worker in set(multiprocessing.active_children()).difference(others):
                 worker.terminate()
             raise
 
 
-def _start_worker() -> None:
-    """In each worker: do not outlive the parent."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    """Keep a worker from outliving the process that started it."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -48,34 +48,32 @@ def prepare_segment(job: Job, name: str) -> dict[str, Any]:
         SegmentError: the segment cannot be read; no index is written.
         OSError: the output cannot be written; no index is written.
     """
-    frames: list[dict[str, Any]] = []
-    skipped: list[dict[str, Any]] = []
-    dropped = Counter(behind=0, outside=0)
+    frames, skipped, dropped = [], [], Counter(behind=0, outside=0)
     with SegmentReader(job.root, job.split, name, job.settings) as reader:
         folder = job.out / job.split / name
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
         for timestamp in reader.iterate():
-            for camera, outcome in _depths(reader, timestamp).items():
-                key = {'timestamp': timestamp, 'camera': camera}
-                if isinstance(outcome, FrameError):
-                    skipped.append(key | {'reason': outcome.reason, 'detail': outcome.detail})
+            seen = None
+            for camera in job.settings.cameras:
+                key, stem = {'timestamp': timestamp, 'camera': camera}, f'{timestamp}_{camera}'
+                try:
+                    image = reader.image(timestamp, camera)
+                    calibration = reader.cameras.get(camera)
+                    if calibration is None:
+                        raise FrameError('no camera calibration', f'camera_calibration has no row {camera}')
+                    check_jpeg(image.jpeg, calibration)
+                    seen = seen or _points(reader, timestamp)
+                except FrameError as error:
+                    skipped.append(key | {'reason': error.reason, 'detail': error.detail})
                     continue
-                image, depth = outcome
+                points, projections, pose = seen
+                depth = camera_depth(points, projections, calibration, pose, image.world_from_vehicle)
                 dropped.update(behind=depth.behind, outside=depth.outside)
-                stem, calibration = f'{timestamp}_{camera}', reader.cameras[camera]
                 _write(folder / stem, image, depth)
-                frames.append(
-                    key
-                    | {
-                        'camera_name': CAMERA_NAMES[camera],
-                        'width': calibration.width,
-                        'height': calibration.height,
-                        'points': len(depth.depth),
-                        'image': f'{name}/{stem}.jpg',
-                        'depth': f'{name}/{stem}.npz',
-                    }
-                )
+                key |= {'camera_name': CAMERA_NAMES[camera], 'width': calibration.width, 'height': calibration.height}
+                paths = {'image': f'{name}/{stem}.jpg', 'depth': f'{name}/{stem}.npz'}
+                frames.append(key | {'points': len(depth.depth)} | paths)
     for rows in (frames, skipped):
         rows.sort(key=lambda row: (row['timestamp'], row['camera']))
     index = {
@@ -90,34 +88,12 @@ def prepare_segment(job: Job, name: str) -> dict[str, Any]:
     return index
 
 
-def _depths(reader: SegmentReader, timestamp: int) -> dict[int, tuple[CameraImage, SparseDepth] | FrameError]:
-    """Per camera, its image and depth, or why there is none."""
-    outcomes: dict[int, tuple[CameraImage, SparseDepth] | FrameError] = {}
-    images: dict[int, CameraImage] = {}
-    for camera in reader.settings.cameras:
-        try:
-            image = reader.image(timestamp, camera)
-            if camera not in reader.cameras:
-                raise FrameError('no camera calibration', f'camera_calibration has no row {camera}')
-            check_jpeg(image.jpeg, reader.cameras[camera])
-            images[camera] = image
-        except FrameError as error:
-            outcomes[camera] = error
-    if not images:
-        return outcomes
-    try:
-        pose = reader.vehicle_pose(timestamp)
-        lasers = reader.lasers.items()
-        parts = [
-            scan_points(reader.scan(timestamp, laser), calibration, pose, images) for laser, calibration in lasers
-        ]
-    except FrameError as error:
-        return outcomes | dict.fromkeys(images, error)
+def _points(reader: SegmentReader, timestamp: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points of all LiDARs, their projections and the pose of the vehicle in whose frame they are."""
+    pose, cameras = reader.vehicle_pose(timestamp), reader.settings.cameras
+    parts = [scan_points(reader.scan(timestamp, n), laser, pose, cameras) for n, laser in reader.lasers.items()]
     points, projections = (np.concatenate(column) for column in zip(*parts, strict=True))
-    for camera, image in images.items():
-        depth = camera_depth(points, projections, reader.cameras[camera], pose, image.world_from_vehicle)
-        outcomes[camera] = image, depth
-    return outcomes
+    return points, projections, pose
 
 
 def _write(stem: Path, image: CameraImage, depth: SparseDepth) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import written_whole
-from .parquet import CAMERA_KEY, COMPONENTS, INCLINATIONS, INTRINSICS, LASER_KEY, SEGMENT_KEY, TIME_KEY, Key
+from .parquet import COMPONENTS, INCLINATIONS, INTRINSICS, SEGMENT_KEY, TIME_KEY, Key
 from .projection import apply_pixel_pose, laser_points
 from .types import CameraCalibration, Frame, LaserCalibration
 
@@ -31,7 +31,6 @@ _MORE_COLUMNS: dict[str, dict[str, pa.DataType]] = {
         **{f'rolling_shutter_params.{name}': pa.float64() for name in _SHUTTER},
     },
 }
-_KEY_TYPES = {TIME_KEY: pa.int64(), CAMERA_KEY: pa.int8(), LASER_KEY: pa.int8()}
 _GLOBAL_SHUTTER = 5
 
 
@@ -127,7 +126,7 @@ def write_segment(
 
         def add(part: str, key: Key, columns: dict[str, object]) -> None:
             prefix, keys, _ = COMPONENTS[part]
-            index = f'{name};{key[0]}' if keys[0] == TIME_KEY else name
+            index = f'{name};{key[0]}' if TIME_KEY in keys else name
             named = {prefix + column: value for column, value in columns.items()}
             row = {'index': index, SEGMENT_KEY: name} | dict(zip(keys, key, strict=True)) | named
             pending[part].append(row)
@@ -171,7 +170,7 @@ def write_segment(
 def _schema(part: str) -> pa.Schema:
     prefix, keys, columns = COMPONENTS[part]
     named = {prefix + column: kind for column, kind in (columns | _MORE_COLUMNS.get(part, {})).items()}
-    return pa.schema({'index': pa.string(), SEGMENT_KEY: pa.string()} | {key: _KEY_TYPES[key] for key in keys} | named)
+    return pa.schema({'index': pa.string(), SEGMENT_KEY: pa.string()} | keys | named)
 
 
 def _return_columns(images: dict[int, np.ndarray]) -> dict[str, object]:
