@@ -12,8 +12,10 @@ import time
 import pytest
 from conftest import REPO, make_ade
 from mmengine.config import Config
+from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import DATASETS
 
+from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.work_dir import differences
 from vit22b_dense.errors import UserError
 from vit22b_dense.evaluation.runs import logged_losses
@@ -67,7 +69,11 @@ def finished(tmp_path_factory, data_root):
 
 
 def contents(folder) -> dict:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob('*.*')}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob('*.*')
+        if p.is_file()
+    }
 
 
 def test_dry_run_prints_a_line_a_cell_and_nothing_else(finished):
@@ -79,20 +85,37 @@ def test_dry_run_prints_a_line_a_cell_and_nothing_else(finished):
     assert '1 of 1 cells to be run' in printed.stderr
 
 
+def test_a_cell_is_evaluated_once_and_its_pictures_take_no_further_pass(finished, data_root, tmp_path, monkeypatch):
+    folder = finished[0] / 'vit22b_tiny_random/1_2/seed0'
+    logged = [line for path in folder.rglob('*.log') for line in path.read_text().splitlines() if 'mIoU: ' in line]
+    assert len(logged) == 1
+    assert 'Iter(test)' in logged[0]
+    assert (folder / 'test/examples/worst.png').exists()
+
+    seen, forward = [], BaseSegmentor.forward
+    monkeypatch.setattr(BaseSegmentor, 'forward', lambda self, *a, **k: seen.append(k) or forward(self, *a, **k))
+    (cell,) = planned(data_root, tmp_path)
+    cell.cfg.update(work_dir=str(tmp_path / 'test'), launcher='none')
+    score_and_record(cell.cfg, str(folder / 'iter_6.pth'), {})
+    record = json.loads((tmp_path / 'test/scores.json').read_text())
+    assert len(seen) == record['images'] == 2
+    assert [example['rank'] for example in record['examples']] == ['best', 'worst']
+
+
 def test_a_failed_cell_is_marked_beside_the_rows_that_were_there(finished):
     work_dir, *_, run = finished
     assert run.returncode == 1
     assert 'Traceback' not in run.stderr
     failed = next(line for line in run.stdout.splitlines() if 'FAILED' in line)
-    assert 'vit22b_tiny (absent) 1/2 seed 0: FAILED, tools/train.py ended with status 1: error: ' in failed
+    assert 'vit22b_tiny (absent.pth) 1/2 seed 0: FAILED, tools/train.py ended with status 1: error: ' in failed
     assert 'absent.pth' in failed
     assert '0 of 1 cells finished' in run.stdout
-    assert 'vit22b_tiny (absent), failed: 1/2 seed 0' in run.stdout
-    assert (work_dir / 'vit22b_tiny_absent/1_2/seed0/failed.txt').exists()
+    assert 'vit22b_tiny (absent.pth), failed: 1/2 seed 0' in run.stdout
+    assert (work_dir / 'vit22b_tiny_absent.pth/1_2/seed0/failed.txt').exists()
     scores = json.loads((work_dir / 'vit22b_tiny_random/1_2/seed0/test/scores.json').read_text())['scores']
     table = (work_dir / 'table.md').read_text()
     assert f'| vit22b_tiny (random weights) | {scores["mIoU"]:.2f} |' in table
-    assert '| vit22b_tiny (absent) | failed |' in table
+    assert '| vit22b_tiny (absent.pth) | failed |' in table
 
 
 def test_after_a_failed_cell_the_next_is_begun(data_root, tmp_path, monkeypatch, capsys):

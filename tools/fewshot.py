@@ -9,19 +9,21 @@ of other backbones say, stay in them.
 """
 
 import argparse
+import contextlib
 import shlex
 import signal
 import sys
 from pathlib import Path
 
-from vit22b_dense.engine.config import default_work_dir
-from vit22b_dense.errors import UserError, run_tool
-from vit22b_dense.fewshot.cells import TABLE, Cell, results
-from vit22b_dense.fewshot.curve import draw_curve
-from vit22b_dense.fewshot.plan import Backbone, plan_cells
-from vit22b_dense.fewshot.runs import Run
-from vit22b_dense.fewshot.table import markdown, missing_lines, to_csv
-from vit22b_dense.files import write_atomically
+with contextlib.redirect_stdout(sys.stderr):  # mmseg says what it did not find; a dry run's output is for a scheduler
+    from vit22b_dense.engine.config import default_work_dir
+    from vit22b_dense.errors import UserError, run_tool
+    from vit22b_dense.fewshot.cells import TABLE, Cell, results
+    from vit22b_dense.fewshot.curve import draw_curve
+    from vit22b_dense.fewshot.plan import Backbone, plan_cells
+    from vit22b_dense.fewshot.runs import Run
+    from vit22b_dense.fewshot.table import markdown, missing_lines, to_csv
+    from vit22b_dense.files import write_atomically
 
 FRACTIONS = ['1/16', '1/8', '1/4', '1/2', '1']
 
