@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.evaluation.report import render
+from vit22b_dense.fewshot.report import section
 from vit22b_dense.files import write_atomically
 
 
@@ -24,7 +25,8 @@ def main() -> None:
     parser.add_argument('--title', help="default: the work dirs' names")
     args = parser.parse_args()
     out = args.out or args.work_dirs[0] / 'report.html'
-    page = render(args.work_dirs, args.title or ', '.join(path.resolve().name for path in args.work_dirs))
+    title = args.title or ', '.join(path.resolve().name for path in args.work_dirs)
+    page = render([section(work_dir) for work_dir in args.work_dirs], title)
     try:
         write_atomically(out, page)
     except OSError as error:
