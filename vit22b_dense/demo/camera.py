@@ -1,14 +1,14 @@
 """Pinhole pictures of a toy street, with the exact label and depth of every pixel's centre."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from .light import Light, shade
-from .scene import Street
+from .parts import rotation
+from .raycast import Street
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,8 @@ class Camera:
         return np.einsum('ij,nj->ni', self.pose[:3, :3], ahead)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A picture.
+class Picture(NamedTuple):
+    """What a camera sees.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -50,7 +49,14 @@ class Frame:
     depth: np.ndarray
 
 
-def sample_view(rng: np.random.Generator, size: tuple[int, int] = (224, 320)) -> Camera:
+def rigid(turn: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The transform (4, 4) that turns (3, 3) and then moves (3,)."""
+    result = np.eye(4)
+    result[:3, :3], result[:3, 3] = turn, place
+    return result
+
+
+def sample_view(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
     """A random camera at the ego vehicle's place.
 
     Args:
@@ -58,24 +64,14 @@ def sample_view(rng: np.random.Generator, size: tuple[int, int] = (224, 320)) ->
         size: (height, width) in pixels.
     """
     height, width = size
-    yaw, pitch, roll = np.radians([rng.uniform(-14, 14), rng.uniform(-3, 5), rng.normal(0, 0.7)])
-    cy, sy, cp, sp, cr, sr = (
-        np.cos(yaw),
-        np.sin(yaw),
-        np.cos(pitch),
-        np.sin(pitch),
-        np.cos(roll),
-        np.sin(roll),
-    )
     # Positive pitch looks down.
-    turn = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]]) @ np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
-    pose = np.eye(4)
-    pose[:3, :3] = turn @ np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
-    pose[:3, 3] = rng.uniform(-2.0, 3.0), rng.uniform(-1.2, 1.2), rng.uniform(1.2, 2.2)
+    yaw, pitch, roll = np.radians([rng.uniform(-14, 14), rng.uniform(-3, 5), rng.normal(0, 0.7)])
+    place = rng.uniform(-2.0, 3.0), rng.uniform(-1.2, 1.2), rng.uniform(1.2, 2.2)
+    pose = rigid(rotation(2, yaw) @ rotation(1, pitch) @ rotation(0, roll), place)
     return Camera(width, height, width / 2 / np.tan(np.radians(rng.uniform(50, 80)) / 2), pose)
 
 
-def render(street: Street, camera: Camera, rng: np.random.Generator, light: Light) -> Frame:
+def render(street: Street, camera: Camera, rng: np.random.Generator, light: Light) -> Picture:
     """Take a picture.
 
     Args:
@@ -85,14 +81,12 @@ def render(street: Street, camera: Camera, rng: np.random.Generator, light: Ligh
         light: sun, sky and exposure.
     """
     directions = camera.rays()
-    origins = np.broadcast_to(camera.pose[:3, 3], directions.shape)
-    hits = street.cast(origins, directions)
+    hits = street.cast(np.broadcast_to(camera.pose[:3, 3], directions.shape), directions)
     shape = camera.height, camera.width
     depth = hits.distance * np.einsum('ij,j->i', directions, camera.pose[:3, 0])
     depth = np.where(np.isfinite(depth), depth, 0.0).astype(np.float32)
-    linear = shade(street, light, directions, hits, 1.0 / camera.f)
-    image = _develop(linear.reshape(*shape, 3), light, rng)
-    return Frame(image, hits.label.reshape(shape), depth.reshape(shape))
+    linear = shade(street, light, directions, hits, 1.0 / camera.f).reshape(*shape, 3)
+    return Picture(_develop(linear, light, rng), hits.label.reshape(shape), depth.reshape(shape))
 
 
 def _develop(linear: np.ndarray, light: Light, rng: np.random.Generator) -> np.ndarray:
@@ -103,3 +97,8 @@ def _develop(linear: np.ndarray, light: Light, rng: np.random.Generator) -> np.n
     bright = np.sqrt(1.35 * light_in / (1.0 + 0.35 * light_in * light_in))
     bright += rng.standard_normal(bright.shape, np.float32) * light.grain
     return (np.clip(bright, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """An RGB image (H, W, 3) uint8 as the data sets' JPEG files hold it."""
+    return cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()

@@ -1,14 +1,11 @@
 """Sun, sky, haze and shading of the toy street."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 
 from .parts import Material
-from .raycast import noise
-from .scene import Hits, Street
+from .raycast import Hits, Street, noise
 from .texture import surface_colour
 
 # Shadows farther away than this (metres) are not looked for: haze and pixel size hide them.
@@ -73,7 +70,7 @@ def sample_light(rng: np.random.Generator) -> Light:
     )
 
 
-def sky_colour(light: Light, directions: np.ndarray) -> np.ndarray:
+def _sky_colour(light: Light, directions: np.ndarray) -> np.ndarray:
     """Linear colour of the sky, (N, 3), along unit directions (N, 3)."""
     up = np.clip(directions[:, 2], 0.0, 1.0)
     colour = light.horizon + (light.zenith - light.horizon) * (up**0.45)[:, None]
@@ -102,33 +99,29 @@ def shade(street: Street, light: Light, directions: np.ndarray, hits: Hits, pixe
     """
     colour = np.empty(directions.shape)
     missed, seen = (np.flatnonzero(at) for at in (hits.primitive < 0, hits.primitive >= 0))
-    colour[missed] = sky_colour(light, directions[missed])
-    if not len(seen):
-        return colour
-    hit = Hits(**{name: getattr(hits, name)[seen] for name in Hits.__dataclass_fields__})
-    toward = directions[seen]
+    colour[missed] = _sky_colour(light, directions[missed])
+    hit, toward = Hits(*(field[seen] for field in hits)), directions[seen]
     facing = np.maximum(-np.einsum('ij,ij->i', hit.normal, toward), 0.05)
     surface, gloss = surface_colour(street, hit, hit.distance * pixel / np.sqrt(facing))
     # A square is near enough to the sRGB curve, and fast.
     surface *= surface
     sunlit = np.maximum(np.einsum('ij,j->i', hit.normal, light.sun), 0.0)
-    leaves = hit.material == Material.LEAVES
+    leaves = street.material[hit.primitive] == Material.LEAVES
     # Leaves let light through and face every way.
     sunlit[leaves] = 0.30 + 0.60 * sunlit[leaves]
     check = np.flatnonzero((sunlit > 0) & (hit.distance < _SHADOWS))
     start = hit.points[check] + 2e-3 * hit.normal[check]
-    sunlit[check[street.blocked(start, np.broadcast_to(light.sun, start.shape))]] = 0.0
+    blocked = street.nearest(start, np.broadcast_to(light.sun, start.shape))[1] >= 0
+    sunlit[check[blocked]] = 0.0
     # Sky light from above, light thrown back by the ground from below.
     up = 0.5 + 0.5 * hit.normal[:, 2:]
     sky = up * light.ambient + (1 - up) * 0.30 * (light.ambient + 0.5 * light.sun[2] * light.sun_colour)
     lit = surface * (sunlit[:, None] * light.sun_colour + sky * _openness(street, hit)[:, None])
     shiny = np.flatnonzero(gloss > 0)
-    if len(shiny):
-        normal, ray = hit.normal[shiny], toward[shiny]
-        mirrored = ray + 2 * facing[shiny, None] * normal
-        mirror = np.where(mirrored[:, 2:] > 0.05, sky_colour(light, mirrored), 0.12 * light.ambient)
-        share = gloss[shiny] * (0.15 + 0.85 * (1 - facing[shiny]) ** 3)
-        lit[shiny] += (mirror - lit[shiny]) * share[:, None]
+    facing = facing[shiny, None]
+    mirrored = toward[shiny] + 2 * facing * hit.normal[shiny]
+    mirror = np.where(mirrored[:, 2:] > 0.05, _sky_colour(light, mirrored), 0.12 * light.ambient)
+    lit[shiny] += (mirror - lit[shiny]) * (gloss[shiny, None] * (0.15 + 0.85 * (1 - facing) ** 3))
     clear = np.exp(-light.haze * hit.distance)[:, None]
     colour[seen] = lit * clear + light.horizon * 0.95 * (1 - clear)
     return colour
@@ -137,17 +130,14 @@ def shade(street: Street, light: Light, directions: np.ndarray, hits: Hits, pixe
 def _openness(street: Street, hit: Hits) -> np.ndarray:
     """How much of the sky ground points see past the cars over them, (N,); 1 for all else."""
     openness = np.ones(len(hit.distance))
-    ground = np.flatnonzero(
-        ((hit.material == Material.ASPHALT) | (hit.material == Material.PAVING)) & (hit.distance < 60)
-    )
+    on_ground = np.isin(street.material[hit.primitive], (Material.ASPHALT, Material.PAVING))
+    ground = np.flatnonzero(on_ground & (hit.distance < 60))
     points = hit.points[ground]
-    solids = street.solids
     for p in np.flatnonzero(street.material == Material.UNDERSIDE):
-        to = points - solids.centre[p]
+        to = points - street.centre[p]
         near = np.flatnonzero(np.einsum('ij,ij->i', to, to) < 4.0**2)
         if len(near):
-            half = np.linalg.norm(solids.axes[p], axis=0)
-            out = (np.abs(np.einsum('ij,nj->ni', solids.inverse[p], to[near])) - 1.0) * half
+            out = (np.abs(np.einsum('ij,nj->ni', street.inverse[p], to[near])) - 1.0) * street.half[p]
             out = np.hypot(*np.maximum(out[:, :2], 0.0).T)
             openness[ground[near]] *= 1 - 0.80 * np.exp(-((out / 0.45) ** 2))
     return openness

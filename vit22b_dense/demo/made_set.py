@@ -1,0 +1,104 @@
+"""A made data set in a folder of its own: known by its parameters, made in parallel, completed when cut off."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from ..files import write_atomically
+from .raycast import Street
+from .scene import make_street
+
+SPLITS = ('training', 'validation')
+_MANIFEST = 'toy_street.json'
+# Says with which parameters a set is being made; it gives way to the manifest when all is there.
+_UNFINISHED = 'toy_street.unfinished.json'
+
+Job = tuple[str, int]
+
+
+def seeded_street(*entropy: int) -> tuple[Street, np.random.Generator]:
+    """A street, and a generator for all else, that depend on these numbers alone."""
+    sequence = np.random.SeedSequence(entropy)
+    return make_street(int(sequence.generate_state(1, np.uint64)[0])), np.random.default_rng(sequence)
+
+
+def make_set(
+    root: Path,
+    parameters: dict[str, Any],
+    files: Callable[[Job], Iterable[Path]],
+    make: Callable[[Job], None],
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    """Make what is missing of a set; a job is a split and an index from 1 in it.
+
+    Args:
+        root: the folder; made if it is not there. ROOT/toy_street.json is written last.
+        parameters: all that decides the contents, among them num_train, num_val, size and seed.
+        files: the files of a job.
+        make: does a job; sent to other processes.
+        workers: how many processes; more than one are spawned.
+        progress: called with (jobs done, jobs to do) after each.
+
+    Returns:
+        How many jobs were done.
+
+    Raises:
+        UserError: if a number makes no sense, or if ROOT holds something else, or a set of other parameters.
+    """
+    counts, (size, seed) = (parameters['num_train'], parameters['num_val']), (parameters['size'], parameters['seed'])
+    if min(counts) < 0 or max(counts) == 0:
+        raise UserError(f'num_train={counts[0]} and num_val={counts[1]} must be 0 or more, and not both 0')
+    if len(size) != 2 or min(size) < 1 or seed < 0 or workers < 1:
+        raise UserError(f'size={tuple(size)} and workers={workers} must be at least 1, seed={seed} at least 0')
+    _check_owner(root, parameters)
+    jobs = [(split, i) for split, count in zip(SPLITS, counts, strict=True) for i in range(1, count + 1)]
+    left = [job for job in jobs if not all(path.exists() for path in files(job))]
+    if not left and (root / _MANIFEST).exists():
+        return 0
+    text = json.dumps(parameters, indent=2) + '\n'
+    # Before any job: a run that is cut off at once is still known for a toy street.
+    write_atomically(root / _UNFINISHED, text)
+    with ExitStack() as stack:
+        run = map
+        if workers > 1:
+            # Spawned, not forked: a fork of a process with running threads (torch's, OpenCV's) can hang.
+            context = multiprocessing.get_context('spawn')
+            pool = ProcessPoolExecutor(min(workers, len(left) or 1), context, cv2.setNumThreads, (1,))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            run = partial(pool.map, chunksize=2)
+        for done, _ in enumerate(run(make, left), 1):
+            if progress:
+                progress(done, len(left))
+    write_atomically(root / _MANIFEST, text)
+    (root / _UNFINISHED).unlink()
+    return len(left)
+
+
+def _check_owner(root: Path, parameters: dict[str, Any]) -> None:
+    """Raises UserError unless root is free or holds a toy street of these parameters."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f'{root} is a file, not a folder to write a toy street to')
+    manifest = next((root / name for name in (_MANIFEST, _UNFINISHED) if (root / name).exists()), None)
+    if manifest is None:
+        if root.exists() and any(root.iterdir()):
+            raise UserError(f'{root} is not empty and holds no toy street: choose another folder')
+        return
+    try:
+        found = json.loads(manifest.read_text())
+    except ValueError as error:
+        raise UserError(f'{manifest} cannot be read ({error}): choose another folder') from error
+    if found != parameters:
+        raise UserError(
+            f'{root} holds a toy street of other parameters ({found}, not {parameters}): '
+            'delete it or choose another folder'
+        )
