@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 
 from ..files import write_atomically
-from .camera import encode_jpeg, render, sample_view
-from .light import sample_light
 from .made_set import SPLITS, Job, make_set, seeded_street
 from .parts import Label
+from .render import encode_jpeg, render, sample_light, sample_view
 
 # ADE20K's label values (class index + 1; 0 = other) of the toy street's labels.
 ADE_VALUE = dict(zip(Label, (0, 7, 12, 2, 5, 13, 21, 3), strict=True))

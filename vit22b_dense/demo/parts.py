@@ -23,24 +23,21 @@ Material = IntEnum(
 Vector = tuple[float, float, float] | np.ndarray
 
 
-class Look(NamedTuple):
-    """All of a part but its shape.
-
-    Attributes:
-        label: what it is.
-        material: decides its texture.
-        colour: (3,) sRGB, 0 .. 1.
-        style: up to four parameters of the texture; what they mean is said where the thing is built.
-    """
+class Part(NamedTuple):
+    """A solid and its looks; by default the unit box. `solid`, `box`, `ball` and `rod` give it another shape."""
 
     label: Label
     material: Material = Material.PLAIN
-    colour: Vector = (0.5, 0.5, 0.5)
-    style: tuple[float, ...] = ()
+    colour: Vector = (0.5, 0.5, 0.5)  # sRGB, 0 .. 1
+    style: tuple[float, ...] = ()  # up to four parameters of the texture: see the thing that is built
+    kind: int = BOX
+    centre: np.ndarray = np.zeros(3)  # metres
+    axes: np.ndarray = np.eye(3)  # metres; the columns are the half axes
+    instance: int = 0  # number of the thing it belongs to
 
     def solid(self, kind: int, centre: Vector, axes: np.ndarray) -> 'Part':
-        """The image of a unit solid; centre (3,) and half axes (3, 3), which are the columns, in metres."""
-        return Part(kind, np.asarray(centre, np.float64), np.asarray(axes, np.float64), self)
+        """The image of a unit solid, centre (3,) and axes (3, 3) in metres."""
+        return self._replace(kind=kind, centre=np.asarray(centre, float), axes=np.asarray(axes, float))
 
     def box(self, corner: Vector, opposite: Vector, lean: float = 0.0) -> 'Part':
         """The upright box between two corners, its top moved by `lean` metres along x."""
@@ -64,16 +61,6 @@ class Look(NamedTuple):
         return self.solid(kind, (start + end) / 2, np.stack([*across, axis], axis=1))
 
 
-class Part(NamedTuple):
-    """One solid with its look; `instance` is the number of the thing it belongs to."""
-
-    kind: int
-    centre: np.ndarray
-    axes: np.ndarray
-    look: Look
-    instance: int = 0
-
-
 def rotation(axis: int, angle: float) -> np.ndarray:
     """The matrix (3, 3) that turns by `angle` radians about x (0), y (1) or z (2)."""
     result = np.eye(3)
@@ -87,7 +74,7 @@ def rotation(axis: int, angle: float) -> np.ndarray:
 def place(parts: Iterable[Part], x: float, y: float, z: float, yaw: float, instance: int) -> list[Part]:
     """The parts turned by `yaw` radians about z, moved by (x, y, z) metres, and made one instance."""
     turn, move = rotation(2, yaw), np.array([x, y, z])
-    return [Part(p.kind, turn @ p.centre + move, turn @ p.axes, p.look, instance) for p in parts]
+    return [p._replace(centre=turn @ p.centre + move, axes=turn @ p.axes, instance=instance) for p in parts]
 
 
 # sRGB in per cent.
@@ -146,10 +133,10 @@ def car(rng: np.random.Generator) -> list[Part]:
     half, wide = length / 2, (0.86 + 0.06 * (kind == _VAN)) * scale
     radius, wheel, middle = 0.32 * scale, 0.31 * length, 0.6 * scale
     paint = pick(rng, 'car')
-    upper, lower, sill = (Look(Label.CAR, Material.CAR_BODY, paint, (role, wheel, radius)) for role in (1, 2, 3))
-    cabin = Look(Label.CAR, Material.CAR_CABIN, paint)
-    under = Look(Label.CAR, Material.UNDERSIDE, (0.05, 0.05, 0.05))
-    tyre = Look(Label.CAR, Material.WHEEL, (0.07, 0.07, 0.07))
+    upper, lower, sill = (Part(Label.CAR, Material.CAR_BODY, paint, (role, wheel, radius)) for role in (1, 2, 3))
+    cabin = Part(Label.CAR, Material.CAR_CABIN, paint)
+    under = Part(Label.CAR, Material.UNDERSIDE, (0.05, 0.05, 0.05))
+    tyre = Part(Label.CAR, Material.WHEEL, (0.07, 0.07, 0.07))
     # Two leaning boxes whose union is a trapezoid as seen from the side.
     x0, x1 = back * length, front * length + 0.2
     overlap = (x1 - x0 - slope_back - slope_front) * 0.5
@@ -180,12 +167,12 @@ def person(rng: np.random.Generator, fine: bool) -> list[Part]:
     tall = rng.uniform(1.1, 1.4) if rng.random() < 0.12 else rng.normal(1.72, 0.09)
     stout = rng.uniform(0.92, 1.25)
     stride = rng.uniform(0.08, 0.20) if rng.random() < 0.7 else rng.uniform(0.0, 0.05)
-    skin = Look(Label.PERSON, Material.PLAIN, pick(rng, 'skin', 0.02))
-    hair = Look(Label.PERSON, Material.PLAIN, pick(rng, 'hair', 0.02))
+    skin = Part(Label.PERSON, Material.PLAIN, pick(rng, 'skin', 0.02))
+    hair = Part(Label.PERSON, Material.PLAIN, pick(rng, 'hair', 0.02))
     striped = rng.random() < 0.2
-    top = Look(Label.PERSON, Material.CLOTH, pick(rng, 'top'), (striped,))
-    legs = Look(Label.PERSON, Material.CLOTH, pick(rng, 'trousers'))
-    shoes = Look(Label.PERSON, Material.PLAIN, (0.08, 0.07, 0.07))
+    top = Part(Label.PERSON, Material.CLOTH, pick(rng, 'top'), (striped,))
+    legs = Part(Label.PERSON, Material.CLOTH, pick(rng, 'trousers'))
+    shoes = Part(Label.PERSON, Material.PLAIN, (0.08, 0.07, 0.07))
     sleeve = top if rng.random() < 0.7 else skin
     # In heights of the person.
     parts = [
@@ -208,21 +195,21 @@ def person(rng: np.random.Generator, fine: bool) -> list[Part]:
     if extra < 0.25:  # a coat or a skirt
         parts.append(top.rod((0, 0, 0.66), (0, 0, 0.33), 0.105 * stout))
     elif extra < 0.45:
-        bag = Look(Label.PERSON, Material.CLOTH, pick(rng, 'top'))
+        bag = Part(Label.PERSON, Material.CLOTH, pick(rng, 'top'))
         parts.append(bag.box((-0.15, -0.07, 0.58), (-0.04, 0.07, 0.80)))
     return [part._replace(centre=part.centre * tall, axes=part.axes * tall) for part in parts]
 
 
 def tree(rng: np.random.Generator, height: float, balls: int) -> list[Part]:
     """A tree of about `height` metres: a trunk, and a crown of so many porous balls, the first in its middle."""
-    bark = Look(Label.TREE, Material.BARK, pick(rng, 'bark'))
+    bark = Part(Label.TREE, Material.BARK, pick(rng, 'bark'))
     colour = pick(rng, 'leaves')
     thick, stem = height * rng.uniform(0.016, 0.026), height * rng.uniform(0.28, 0.42)
     lean = rng.normal(0, 0.03, 2) * height
     parts = [bark.rod((0, 0, -0.1), (*lean, stem + 0.25 * height), thick)]
     crown = height * rng.uniform(0.20, 0.30)
     for i in range(balls):
-        leaves = Look(Label.TREE, Material.LEAVES, np.clip(colour * rng.uniform(0.8, 1.2), 0, 1))
+        leaves = Part(Label.TREE, Material.LEAVES, np.clip(colour * rng.uniform(0.8, 1.2), 0, 1))
         angle = 2.4 * i + rng.uniform(-0.4, 0.4)
         out, size, rise, up = 0.0, crown * 0.85, 0.0, max(crown * 0.85, (height - stem) / 2)
         if i > 0:
@@ -244,10 +231,10 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
     storey = rng.uniform(2.8, 3.4)
     height = max(round(height / storey), 1) * storey + 0.4
     style = (storey, rng.uniform(1.7, 3.0), rng.uniform(0.38, 0.66), rng.random() < 0.45)
-    wall = Look(Label.BUILDING, Material.FACADE, colour, style)
-    gable = Look(Label.BUILDING, Material.PLAIN, colour)
-    trim = Look(Label.BUILDING, Material.PLAIN, np.clip(colour * rng.uniform(0.75, 1.25), 0, 0.95))
-    roof = Look(Label.BUILDING, Material.ROOF, pick(rng, 'roof'))
+    wall = Part(Label.BUILDING, Material.FACADE, colour, style)
+    gable = Part(Label.BUILDING, Material.PLAIN, colour)
+    trim = Part(Label.BUILDING, Material.PLAIN, np.clip(colour * rng.uniform(0.75, 1.25), 0, 0.95))
+    roof = Part(Label.BUILDING, Material.ROOF, pick(rng, 'roof'))
     w, d = width / 2, depth / 2
     front = -side * d
     parts = [wall.box((-w, -d, -0.2), (w, d, height))]
@@ -275,7 +262,7 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
     if rng.random() < 0.35 and height > 2 * storey:
         # Balconies on the front, one above the other.
         x = rng.uniform(-0.4, 0.4) * w
-        rail = Look(Label.BUILDING, Material.PLAIN, pick(rng, 'balcony'))
+        rail = Part(Label.BUILDING, Material.PLAIN, pick(rng, 'balcony'))
         for z in storey * np.arange(1, int(height / storey)):
             parts.append(rail.box((x - 1.4, front, z), (x + 1.4, front - side * 1.0, z + 0.9)))
     return parts
@@ -283,7 +270,7 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
 
 def lamp_post(rng: np.random.Generator, side: int) -> list[Part]:
     """A street lamp, 5 to 7 m, its arm over the road (towards y = 0 from `side`)."""
-    metal = Look(Label.OTHER, Material.PLAIN, pick(rng, 'metal'))
+    metal = Part(Label.OTHER, Material.PLAIN, pick(rng, 'metal'))
     tall = rng.uniform(5.0, 7.0)
     return [
         metal.rod((0, 0, 0), (0, 0, tall), 0.07),
@@ -294,5 +281,5 @@ def lamp_post(rng: np.random.Generator, side: int) -> list[Part]:
 
 def litter_bin(rng: np.random.Generator) -> list[Part]:
     """A litter bin."""
-    look = Look(Label.OTHER, Material.PLAIN, pick(rng, 'bin'))
+    look = Part(Label.OTHER, Material.PLAIN, pick(rng, 'bin'))
     return [look.rod((0, 0, 0), (0, 0, rng.uniform(0.8, 1.1)), rng.uniform(0.2, 0.3))]

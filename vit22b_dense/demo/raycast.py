@@ -107,12 +107,11 @@ class Street:
 
     def __init__(self, parts: Sequence[Part], layout: Layout | None = None) -> None:
         self.layout = layout
-        *geometry, looks, instance = zip(*parts, strict=True)
-        self.kind, self.centre, self.axes, self.instance = map(np.array, (*geometry, instance))
-        label, material, colour, style = zip(*looks, strict=True)
+        label, material, colour, style, kind, centre, axes, instance = zip(*parts, strict=True)
         self.label = np.array([*label, Label.SKY], np.uint8)
-        self.material, self.colour = np.array(material), np.array(colour, np.float64)
         self.style = np.array([(*some, 0, 0, 0, 0)[:4] for some in style], np.float64)
+        self.material, self.colour, self.instance = np.array(material), np.array(colour), np.array(instance)
+        self.kind, self.centre, self.axes = np.array(kind), np.array(centre), np.array(axes)
         self.inverse, self.half = np.linalg.inv(self.axes), np.linalg.norm(self.axes, axis=1)
         # The radius of a ball around each solid. A cylinder lies in its box.
         corners = self.axes @ np.array([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1]])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import parts as make
-from .parts import Label, Look, Material, Part, pick, place
+from .parts import Label, Material, Part, pick, place
 from .raycast import Layout, Street
 
 # How far the street is built, metres: behind the ego vehicle for LiDAR scans, ahead until haze hides it.
@@ -89,11 +89,11 @@ class _Builder:
         self.parts += place(parts, x, y, z, yaw, self.instances)
 
     def ground(self) -> None:
-        asphalt = Look(Label.ROAD, Material.ASPHALT, pick(self.rng, 'asphalt', 0.02))
+        asphalt = Part(Label.ROAD, Material.ASPHALT, pick(self.rng, 'asphalt', 0.02))
         stone = pick(self.rng, 'stone', 0.03)
         # Style of paving: size of a slab in metres.
-        paving = Look(Label.SIDEWALK, Material.PAVING, stone, (self.rng.choice([0.5, 0.8, 1.2]),))
-        lawn = Look(Label.OTHER, Material.GRASS, pick(self.rng, 'lawn'))
+        paving = Part(Label.SIDEWALK, Material.PAVING, stone, (self.rng.choice([0.5, 0.8, 1.2]),))
+        lawn = Part(Label.OTHER, Material.GRASS, pick(self.rng, 'lawn'))
         self.add([asphalt.box((-_HORIZON, self.sides[0].kerb, -1), (_HORIZON, self.sides[1].kerb, 0))])
         for side in self.sides:
             # Pavement and lawn lie side by side with the road, cut where a side street joins.

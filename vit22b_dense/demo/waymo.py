@@ -20,11 +20,10 @@ from ..waymo.types import (
     LaserScan,
 )
 from ..waymo.writer import camera_projections, laser_rays, write_segment
-from .camera import Camera, encode_jpeg, render, rigid
-from .light import sample_light
 from .made_set import SPLITS, Job, make_set, seeded_street
 from .parts import rotation
 from .raycast import Street
+from .render import Camera, encode_jpeg, render, rigid, sample_light
 
 # To be raised when the same seed gives other data.
 _VERSION = 1
