@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..files import write_atomically
-from .made_set import SPLITS, Job, make_set, seeded_street
+from .made_set import SPLITS, make_set, seeded_street
 from .parts import Label
 from .render import encode_jpeg, render, sample_light, sample_view
 
@@ -47,42 +47,23 @@ def write_ade(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write a data set that reads like ADE20K.
+    """Write a data set that reads like ADE20K. A job is a frame; all is as in `make_set`.
 
     ROOT/images/{training,validation}/ADE_{train,val}_00000001.jpg are the pictures and
     ROOT/annotations/{training,validation}/ADE_{train,val}_00000001.png their labels (8 bit, ADE20K's values).
-    ROOT/toy_street.json is written last. A complete set of the same parameters is left alone, one that was
-    cut off is completed. More than one worker means spawned processes: a script that calls this needs the
-    usual ``if __name__ == '__main__'``.
-
-    Args:
-        root: the folder; made if it is not there.
-        num_train, num_val: how many frames.
-        size: (height, width) in pixels.
-        seed: the same seed gives the same files, whatever the number of workers.
-        workers: how many processes.
-        progress: called with (frames done, frames to do) after each frame.
-
-    Returns:
-        How many frames were made: 0 if all were there.
-
-    Raises:
-        UserError: if a number makes no sense, or if ROOT holds something else or another toy street.
     """
     root = Path(root)
     parameters = dict(version=_VERSION, num_train=num_train, num_val=num_val, size=list(size), seed=seed)
     return make_set(root, parameters, partial(_files, root), partial(_write, root, seed, size), workers, progress)
 
 
-def _files(root: Path, job: Job) -> tuple[Path, Path]:
-    """The picture's and the annotation's file."""
-    split, index = job
+def _files(root: Path, split: str, index: int) -> tuple[Path, Path]:
     name = f'ADE_{_SHORT[split]}_{index:08d}'
     return root / 'images' / split / f'{name}.jpg', root / 'annotations' / split / f'{name}.png'
 
 
-def _write(root: Path, seed: int, size: tuple[int, int], job: Job) -> None:
+def _write(root: Path, seed: int, size: tuple[int, int], job: tuple[str, int]) -> None:
     image, annotation = ade_frame(seed, *job, size)
-    picture, labels = _files(root, job)
+    picture, labels = _files(root, *job)
     write_atomically(picture, encode_jpeg(image))
     write_atomically(labels, cv2.imencode('.png', annotation)[1].tobytes())

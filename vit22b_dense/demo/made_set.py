@@ -22,8 +22,6 @@ _MANIFEST = 'toy_street.json'
 # Says with which parameters a set is being made; it gives way to the manifest when all is there.
 _UNFINISHED = 'toy_street.unfinished.json'
 
-Job = tuple[str, int]
-
 
 def seeded_street(*entropy: int) -> tuple[Street, np.random.Generator]:
     """A street, and a generator for all else, that depend on these numbers alone."""
@@ -34,35 +32,40 @@ def seeded_street(*entropy: int) -> tuple[Street, np.random.Generator]:
 def make_set(
     root: Path,
     parameters: dict[str, Any],
-    files: Callable[[Job], Iterable[Path]],
-    make: Callable[[Job], None],
+    files: Callable[[str, int], Iterable[Path]],
+    make: Callable[[tuple[str, int]], None],
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> int:
     """Make what is missing of a set; a job is a split and an index from 1 in it.
 
+    ROOT/toy_street.json is written last. A complete set of the same parameters is left alone, one that was cut
+    off is completed. More than one worker means spawned processes: a script that calls this needs the usual
+    ``if __name__ == '__main__'``.
+
     Args:
-        root: the folder; made if it is not there. ROOT/toy_street.json is written last.
-        parameters: all that decides the contents, among them num_train, num_val, size and seed.
+        root: the folder; made if it is not there.
+        parameters: all that decides the contents, whatever the number of workers. Among them: num_train and
+            num_val, how many jobs; size, (height, width) of the pictures in pixels; seed.
         files: the files of a job.
-        make: does a job; sent to other processes.
-        workers: how many processes; more than one are spawned.
+        make: does a job.
+        workers: how many processes.
         progress: called with (jobs done, jobs to do) after each.
 
     Returns:
-        How many jobs were done.
+        How many jobs were done: 0 if all were there.
 
     Raises:
         UserError: if a number makes no sense, or if ROOT holds something else, or a set of other parameters.
     """
-    counts, (size, seed) = (parameters['num_train'], parameters['num_val']), (parameters['size'], parameters['seed'])
-    if min(counts) < 0 or max(counts) == 0:
-        raise UserError(f'num_train={counts[0]} and num_val={counts[1]} must be 0 or more, and not both 0')
+    num_train, num_val, size, seed = (parameters[name] for name in ('num_train', 'num_val', 'size', 'seed'))
+    if min(num_train, num_val) < 0 or num_train + num_val == 0:
+        raise UserError(f'num_train={num_train} and num_val={num_val} must be 0 or more, and not both 0')
     if len(size) != 2 or min(size) < 1 or seed < 0 or workers < 1:
         raise UserError(f'size={tuple(size)} and workers={workers} must be at least 1, seed={seed} at least 0')
     _check_owner(root, parameters)
-    jobs = [(split, i) for split, count in zip(SPLITS, counts, strict=True) for i in range(1, count + 1)]
-    left = [job for job in jobs if not all(path.exists() for path in files(job))]
+    jobs = [(split, i + 1) for split, count in zip(SPLITS, (num_train, num_val), strict=True) for i in range(count)]
+    left = [job for job in jobs if not all(path.exists() for path in files(*job))]
     if not left and (root / _MANIFEST).exists():
         return 0
     text = json.dumps(parameters, indent=2) + '\n'

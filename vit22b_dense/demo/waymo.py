@@ -9,75 +9,63 @@ import numpy as np
 
 from ..errors import UserError
 from ..waymo.parquet import COMPONENTS
-from ..waymo.types import (
-    CAMERAS,
-    LASERS,
-    TOP,
-    CameraCalibration,
-    CameraImage,
-    Frame,
-    LaserCalibration,
-    LaserScan,
-)
+from ..waymo.types import CAMERAS, TOP, CameraCalibration, CameraImage, Frame, LaserCalibration, LaserScan
 from ..waymo.writer import camera_projections, laser_rays, write_segment
-from .made_set import SPLITS, Job, make_set, seeded_street
+from .made_set import SPLITS, make_set, seeded_street
 from .parts import rotation
 from .raycast import Street
 from .render import Camera, encode_jpeg, render, rigid, sample_light
 
 # To be raised when the same seed gives other data.
 _VERSION = 1
-# Where the cameras look and when they expose, by number: radians, and seconds from the frame's own time.
-_CAMERA_YAW = {1: 0.0, 2: 0.78, 3: -0.78, 4: 1.57, 5: -1.57}
-CAMERA_DELAY = {1: 0.0, 2: -0.015, 3: 0.015, 4: -0.03, 5: 0.03}
+# Where each camera looks (yaw, radians) and when it exposes (seconds from the frame's own time), by number.
+_CAMERAS = {1: (0.0, 0.0), 2: (0.78, -0.015), 3: (-0.78, 0.015), 4: (1.57, -0.03), 5: (-1.57, 0.03)}
 # Turn (yaw, radians) and place (metres, vehicle frame) of each LiDAR.
-_LASER_PLACE = {
+_LASERS = {
     1: (2.6, (1.4, 0.0, 2.1)),
     2: (0.0, (3.6, 0.0, 0.7)),
     3: (1.57, (3.2, 1.0, 1.0)),
     4: (-1.57, (3.2, -1.0, 1.0)),
     5: (3.1, (-1.1, 0.0, 0.5)),
 }
-# Rows and columns, and how far they see (metres); the share of returns that is lost.
+# Rows and columns of TOP and of the others, how far they see (metres), and the share of returns that is lost.
 _TOP_SHAPE, _NEAR_SHAPE = (64, 1325), (32, 96)
 _TOP_REACH, _NEAR_REACH, _LOST = 75.0, 20.0, 0.03
 # A frame each so many seconds, at this speed: the car stays on the stretch that the street keeps free.
-STEP, _SPEED, _SPIN = 0.4, 6.0, 0.1
-_FRAMES = 3
+_FRAMES, _STEP, _SPEED, _SPIN = 3, 0.4, 6.0, 0.1
 _FIRST = 1_500_000_000_000_000  # microseconds
 # The street in the world: far from its origin and turned, as the released ones are.
 _WORLD_YAW, _WORLD_PLACE = 0.7, (12_000.0, -7_000.0, 80.0)
 _WORLD = rigid(rotation(2, _WORLD_YAW), _WORLD_PLACE)
 
 
-def street_from_vehicle(seconds: float) -> np.ndarray:
-    """Where the car is at a time from the segment's middle, (4, 4), metres."""
-    return rigid(np.eye(3), (_SPEED * seconds, 0.0, 0.0))
+def frame_time(index: int) -> float:
+    """Seconds from the segment's middle to a frame."""
+    return (index - (_FRAMES - 1) / 2) * _STEP
+
+
+def street_from_vehicle(seconds: float, camera: int | None = None) -> np.ndarray:
+    """Where the car is at a time from the segment's middle, or when a camera exposes then, (4, 4), metres."""
+    delay = _CAMERAS[camera][1] if camera else 0.0
+    return rigid(np.eye(3), (_SPEED * (seconds + delay), 0.0, 0.0))
 
 
 def calibrations(
     size: tuple[int, int], cameras: Sequence[str] = ('FRONT',)
 ) -> tuple[dict[int, CameraCalibration], dict[int, LaserCalibration]]:
-    """The car's sensors, by number.
-
-    Args:
-        size: (height, width) of the pictures; the field of view is Waymo's, 50 degrees.
-        cameras: names.
-    """
+    """The car's sensors by number: the cameras of these names, for pictures of size (height, width), and the LiDARs."""
     height, width = size
-    f = 1.06 * width
+    f = 1.06 * width  # as Waymo's: a field of view of 50 degrees
     intrinsic = np.array([f, f, width / 2, height / 2, 0, 0, 0, 0, 0], np.float64)
-    eyes = {}
+    eyes, lasers = {}, {}
     for n in sorted(CAMERAS[name] for name in cameras):
-        extrinsic = rigid(rotation(2, _CAMERA_YAW[n]), (1.5, 0.1 * (n > 1), 2.1))
+        extrinsic = rigid(rotation(2, _CAMERAS[n][0]), (1.5, 0.1 * (n > 1), 2.1))
         eyes[n] = CameraCalibration(n, intrinsic, extrinsic, width, height)
-    lasers = {}
-    for n in sorted(LASERS.values()):
-        yaw, place = _LASER_PLACE[n]
+    for n, (yaw, place) in _LASERS.items():
         # TOP's beams lie closer together near the horizon and are listed; the others' are evenly spread.
         values = np.radians(2.4 - 20.0 * np.linspace(1, 0, _TOP_SHAPE[0]) ** 1.4) if n == TOP else None
         low, high = np.radians((-17.6, 2.4) if n == TOP else (-60.0, 25.0))
-        lasers[n] = LaserCalibration(n, rigid(rotation(2, yaw), place), float(low), float(high), values)
+        lasers[n] = LaserCalibration(n, rigid(rotation(2, yaw), place), low, high, values)
     return eyes, lasers
 
 
@@ -95,26 +83,24 @@ def segment_frames(
     street, rng = seeded_street(seed, 1 + SPLITS.index(split), index, 22)
     light = sample_light(rng)
     for i in range(_FRAMES):
-        seconds = (i - (_FRAMES - 1) / 2) * STEP
-        images = {}
+        seconds = frame_time(i)
+        images, scans = {}, {}
         for n, eye in eyes.items():
-            pose = street_from_vehicle(seconds + CAMERA_DELAY[n])
+            pose = street_from_vehicle(seconds, n)
             camera = Camera(eye.width, eye.height, eye.intrinsic[0], pose @ eye.extrinsic)
             images[n] = CameraImage(encode_jpeg(render(street, camera, rng, light).image), _WORLD @ pose)
         poses = {n: image.world_from_vehicle for n, image in images.items()}
-        scans = {n: _scan(street, laser, seconds, eyes, poses, rng) for n, laser in lasers.items()}
-        yield Frame(_FIRST + round(i * STEP * 1e6), _WORLD @ street_from_vehicle(seconds), images, scans)
+        for n, laser in lasers.items():
+            ranges, points, pixel_pose = _scan(street, laser, seconds, rng)
+            projections = camera_projections(points, ranges[..., 0] > 0, eyes.values(), poses)
+            scans[n] = LaserScan({1: ranges}, {1: projections}, pixel_pose)
+        yield Frame(_FIRST + round(i * _STEP * 1e6), _WORLD @ street_from_vehicle(seconds), images, scans)
 
 
 def _scan(
-    street: Street,
-    laser: LaserCalibration,
-    seconds: float,
-    eyes: dict[int, CameraCalibration],
-    poses: dict[int, np.ndarray],
-    rng: np.random.Generator,
-) -> LaserScan:
-    """One spin. TOP turns while the car moves, so each column has a pose of its own."""
+    street: Street, laser: LaserCalibration, seconds: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Range image, points and pixel poses of one spin. TOP turns while the car moves: a pose for each column."""
     shape, reach, pixel_pose = _NEAR_SHAPE, _NEAR_REACH, None
     if laser.laser == TOP:
         shape, reach = _TOP_SHAPE, _TOP_REACH
@@ -123,13 +109,12 @@ def _scan(
         turn = np.broadcast_to([0.0, 0.0, _WORLD_YAW], place.shape)
         pixel_pose = np.broadcast_to(np.concatenate([turn, place], 1), (*shape, 6)).astype(np.float32)
     origin, direction = laser_rays(laser, *shape, _WORLD @ street_from_vehicle(seconds), pixel_pose)
-    rays = (((v @ _WORLD[:3, :3]).reshape(-1, 3)) for v in (origin - _WORLD_PLACE, direction))
+    rays = ((v @ _WORLD[:3, :3]).reshape(-1, 3) for v in (origin - _WORLD_PLACE, direction))
     far = street.nearest(*rays)[0].reshape(shape)
     seen = (far < reach) & (rng.random(shape) > _LOST)
-    image = np.zeros((*shape, 4), np.float32)
-    image[..., 0] = np.where(seen, far, -1.0)
-    points = origin + np.where(seen, far, 0.0)[..., None] * direction
-    return LaserScan({1: image}, {1: camera_projections(points, seen, eyes.values(), poses)}, pixel_pose)
+    ranges = np.zeros((*shape, 4), np.float32)
+    ranges[..., 0] = np.where(seen, far, -1.0)
+    return ranges, origin + np.where(seen, far, 0.0)[..., None] * direction, pixel_pose
 
 
 def write_waymo(
@@ -144,22 +129,10 @@ def write_waymo(
 ) -> int:
     """Write a data set that reads like the released Waymo files, ROOT/SPLIT/COMPONENT/SEGMENT.parquet.
 
-    A complete set of the same parameters is left alone, one that was cut off is completed.
-
-    Args:
-        root: the folder; made if it is not there.
-        num_train, num_val: how many segments, of three frames each.
-        size: (height, width) of the pictures in pixels.
-        seed: the same seed gives the same data, whatever the number of workers.
-        workers: how many processes; more than one are spawned.
-        progress: called with (segments done, segments to do) after each.
-        cameras: names of the cameras.
-
-    Returns:
-        How many segments were made.
+    A job is a segment of three frames, taken by the cameras of these names; all else is as in `make_set`.
 
     Raises:
-        UserError: if an argument makes no sense, or ROOT holds something else.
+        UserError: as `make_set`, and for an unknown camera.
     """
     if not cameras or not set(cameras) <= set(CAMERAS):
         raise UserError(f'cameras={list(cameras)}: choose some of {", ".join(CAMERAS)}')
@@ -170,16 +143,12 @@ def write_waymo(
     return make_set(root, parameters, partial(_files, root), write, workers, progress)
 
 
-def _name(job: Job) -> str:
-    split, index = job
-    return f'toy_{split}_{index:05d}'
+def _files(root: Path, split: str, index: int) -> list[Path]:
+    return [root / split / part / f'toy_{split}_{index:05d}.parquet' for part in COMPONENTS]
 
 
-def _files(root: Path, job: Job) -> list[Path]:
-    return [root / job[0] / part / f'{_name(job)}.parquet' for part in COMPONENTS]
-
-
-def _write(root: Path, seed: int, size: tuple[int, int], cameras: Sequence[str], job: Job) -> None:
+def _write(root: Path, seed: int, size: tuple[int, int], cameras: Sequence[str], job: tuple[str, int]) -> None:
     eyes, lasers = calibrations(size, cameras)
     frames = segment_frames(seed, *job, eyes, lasers)
-    write_segment(root, job[0], _name(job), eyes.values(), lasers.values(), frames, compression='zstd')
+    name = _files(root, *job)[0].stem
+    write_segment(root, job[0], name, eyes.values(), lasers.values(), frames, compression='zstd')
