@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The unit solids: the cube |x|, |y|, |z| <= 1, the ball of radius 1, and the cylinder of radius 1 and |z| <= 1.
-BOX, ELLIPSOID, CYLINDER = range(3)
+# The unit solids: the cube |x|, |y|, |z| <= 1, the cylinder of radius 1 and |z| <= 1, and the ball of radius 1; as
+# numbers, how many of their coordinates are round.
+BOX, CYLINDER, ELLIPSOID = 0, 2, 3
 # The toy street's own class ids. OTHER: lawns, lamp posts, bins.
 Label = IntEnum('Label', 'OTHER ROAD SIDEWALK BUILDING TREE PERSON CAR SKY', start=0)
 # What a surface is made of: decides its texture.
@@ -57,7 +58,9 @@ class Part(NamedTuple):
         x, y, z = axis
         # Two directions across the axis; the first from whichever of y and x is farther from it.
         side = np.array([-z, 0.0, x]) if abs(y) < 0.9 * np.linalg.norm(axis) else np.array([0.0, z, -y])
-        across = [v * (radius / np.linalg.norm(v)) for v in (side, np.cross(axis, side))]
+        a, b, c = side
+        other = np.array([y * c - z * b, z * a - x * c, x * b - y * a])
+        across = [v * (radius / np.linalg.norm(v)) for v in (side, other)]
         return self.solid(kind, (start + end) / 2, np.stack([*across, axis], axis=1))
 
 
@@ -250,15 +253,14 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
         for slope in (-1, 1):
             slab = [[w + 0.2, 0, 0], [0, slope * out / 2, 0], [0, -drop / 2, 0.1]]
             parts.append(roof.solid(BOX, (0, slope * out / 2, height + rise - drop / 2 + 0.05), slab))
-        if rng.random() < 0.6:  # a chimney
-            x = rng.uniform(-0.6, 0.6) * w
-            parts.append(trim.box((x - 0.4, -0.4, height), (x + 0.4, 0.4, height + rise + 0.7)))
+        chance, off, half, top, look = 0.6, 0.6, 0.4, height + rise + 0.7, trim
     else:
         cornice = height + rng.uniform(0.25, 0.6)
         parts.append(trim.box((-w - 0.15, -d - 0.2, height), (w + 0.15, d + 0.2, cornice)))
-        if rng.random() < 0.5:
-            x = rng.uniform(-0.5, 0.5) * w
-            parts.append(roof.box((x - 1.5, -1.5, height), (x + 1.5, 1.5, height + 2.4)))
+        chance, off, half, top, look = 0.5, 0.5, 1.5, height + 2.4, roof
+    if rng.random() < chance:  # a chimney, or a hut on a flat roof
+        x = rng.uniform(-off, off) * w
+        parts.append(look.box((x - half, -half, height), (x + half, half, top)))
     if rng.random() < 0.35 and height > 2 * storey:
         # Balconies on the front, one above the other.
         x = rng.uniform(-0.4, 0.4) * w

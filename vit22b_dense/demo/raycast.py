@@ -12,28 +12,22 @@ import numpy as np
 
 from .parts import BOX, CYLINDER, ELLIPSOID, Label, Material, Part
 
-# A hit nearer than this is the surface the ray starts from.
-_NEAREST = 1e-6
-# Rays culled together. Smaller blocks cull better, larger ones need fewer numpy calls.
-_BLOCK = 128
-# Rays worked on at once, to bound the memory.
-_AT_ONCE = 1 << 17
-# At this distance (metres) a change of direction moves a ray about as much as an equal change of origin.
-_REACH = 20.0
+_NEAREST = 1e-6  # metres: a hit nearer than this is the surface the ray starts from
+_BLOCK = 128  # rays culled together: smaller blocks cull better, larger ones need fewer numpy calls
+_AT_ONCE = 1 << 17  # rays worked on at once, to bound the memory
+_REACH = 20.0  # metres at which a change of direction moves a ray about as much as an equal change of origin
 # Width of a voxel of the noise that cuts holes into leaves, metres, and the share it cuts away.
 _LEAF, _HOLES = 0.07, 0.36
 # A plain integer: reading an enum's member costs more than the comparison in the inner loop.
 _LEAVES = int(Material.LEAVES)
-_NOISE_SIDE = 64
 # The bits of each byte, six apart, for a Morton curve through six dimensions.
 _SPREAD = np.array([sum((byte >> bit & 1) << 6 * bit for bit in range(8)) for byte in range(256)])
 
 
 @cache
 def _noise_volume() -> np.ndarray:
-    """A periodic volume of smooth noise, (64, 64, 64) float32, its values evenly spread over 0 .. 1."""
-    white = np.random.default_rng(20230214).standard_normal((_NOISE_SIDE,) * 3)
-    frequency = np.meshgrid(*[np.fft.fftfreq(_NOISE_SIDE)] * 3, indexing='ij')
+    white = np.random.default_rng(20230214).standard_normal((64, 64, 64))
+    frequency = np.meshgrid(*[np.fft.fftfreq(64)] * 3, indexing='ij')
     blur = np.exp(-np.sum(np.square(frequency), axis=0) * 25.0)
     smooth = np.fft.ifftn(np.fft.fftn(white) * blur).real
     ranks = np.empty(smooth.size, np.float32)
@@ -42,73 +36,47 @@ def _noise_volume() -> np.ndarray:
 
 
 def noise(points: np.ndarray, cell: float) -> np.ndarray:
-    """Smooth noise that is a fixed function of the position.
+    """Smooth noise that is a fixed function of points (N, 3): (N,) float32, evenly spread over 0 .. 1.
 
-    Args:
-        points: (N, 3) float, metres.
-        cell: size of a noise voxel in metres; the pattern is smooth over about two and repeats after 64.
-
-    Returns:
-        (N,) float32, evenly spread over 0 .. 1.
+    It is smooth over about two cells and repeats after 64; `cell` is in the points' unit, metres.
     """
-    x, y, z = (np.floor(points * (1.0 / cell)).astype(np.int64) & (_NOISE_SIDE - 1)).T
+    x, y, z = (np.floor(points * (1.0 / cell)).astype(np.int64) & 63).T
     return _noise_volume()[x, y, z]
 
 
 class Layout(NamedTuple):
-    """Plan of the road, for what is painted on it. Metres.
+    """Plan of the road, for what is painted on it. Metres."""
 
-    Attributes:
-        road: y of the road's right and left edges (low, high).
-        divider: y of the dashed line between the two lanes.
-        parking: y of the lines that part off the parking strips, one a strip.
-        zebras: x of the middle of each zebra crossing.
-    """
-
-    road: tuple[float, float]
-    divider: float
-    parking: Sequence[float]
-    zebras: Sequence[float]
+    road: Sequence[float]  # y of the road's right and left edges
+    divider: float  # y of the dashed line between the two lanes
+    parking: Sequence[float]  # y of the lines that part off the parking strips, one a strip
+    zebras: Sequence[float]  # x of the middle of each zebra crossing
 
 
 class Hits(NamedTuple):
-    """What N rays hit. For a miss: distance inf, label SKY, primitive -1, and 0 for the rest.
+    """What N rays hit. For a miss: distance inf, label SKY, primitive -1, and 0 for the rest."""
 
-    Attributes:
-        distance: (N,) float64, metres along the ray.
-        label: (N,) uint8, values of `Label`.
-        primitive: (N,) int64, index into the street's parts.
-        points: (N, 3) float64, the hit points, metres.
-        local: (N, 3) float64, the hit points in the unit solid's coordinates, -1 .. 1.
-        normal: (N, 3) float64, unit, on the side the ray comes from.
-    """
-
-    distance: np.ndarray
-    label: np.ndarray
-    primitive: np.ndarray
-    points: np.ndarray
-    local: np.ndarray
-    normal: np.ndarray
+    distance: np.ndarray  # (N,) float64, metres along the ray
+    label: np.ndarray  # (N,) uint8, values of `Label`
+    primitive: np.ndarray  # (N,) int64, index into the street's parts
+    points: np.ndarray  # (N, 3) float64, the hit points, metres
+    local: np.ndarray  # (N, 3) float64, the hit points in the unit solid's coordinates, -1 .. 1
+    normal: np.ndarray  # (N, 3) float64, unit, on the side the ray comes from
 
 
 class Street:
     """P parts that rays can be cast at.
 
     Attributes:
-        kind: (P,) int64, BOX, ELLIPSOID or CYLINDER.
-        centre, axes: (P, 3) and (P, 3, 3) float64, metres; `inverse` are the inverted axes, `half` (P, 3) their lengths.
-        label: (P + 1,) uint8, values of `Label`; the last is SKY, so that a miss (index -1) has its label too.
-        material: (P,) int64, values of `Material`. LEAVES are shells with noise-shaped holes.
-        colour: (P, 3) float64, sRGB 0 .. 1.
-        style: (P, 4) float64, parameters of the material's texture.
-        instance: (P,) int64; the parts of one car, person, tree or building share a number.
-        layout: plan of the road, None for a street put together by hand.
+        kind, centre, axes, material, colour, instance: (P, ...), the parts' own; style: filled up to (P, 4).
+        label: (P + 1,) uint8; the last is SKY, so that a miss (index -1) has its label too.
+        inverse, half: (P, 3, 3) and (P, 3), the inverses of the axes and their lengths.
+        layout: plan of the road; None for a street without asphalt and paving.
     """
 
     def __init__(self, parts: Sequence[Part], layout: Layout | None = None) -> None:
-        self.layout = layout
         label, material, colour, style, kind, centre, axes, instance = zip(*parts, strict=True)
-        self.label = np.array([*label, Label.SKY], np.uint8)
+        self.label, self.layout = np.array([*label, Label.SKY], np.uint8), layout
         self.style = np.array([(*some, 0, 0, 0, 0)[:4] for some in style], np.float64)
         self.material, self.colour, self.instance = np.array(material), np.array(colour), np.array(instance)
         self.kind, self.centre, self.axes = np.array(kind), np.array(centre), np.array(axes)
@@ -119,11 +87,7 @@ class Street:
         self._radius = np.where(self.kind == ELLIPSOID, np.linalg.norm(self.axes, ord=2, axis=(1, 2)), box)
 
     def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
-        """What each ray hits first.
-
-        Args:
-            origins: (N, 3) float, metres.
-            directions: (N, 3) float, unit length.
+        """What each ray hits first; origins (N, 3) in metres, directions (N, 3) of unit length.
 
         Raises:
             ValueError: if the shapes do not agree or a direction is not of unit length.
@@ -226,43 +190,31 @@ class Street:
         unit[kind == CYLINDER, 2] = 0.0
         flat = np.flatnonzero((kind == BOX) | on_cap)
         axis = np.where(on_cap[flat], 2, np.abs(local[flat]).argmax(axis=1))
-        unit[flat] = 0.0
-        unit[flat, axis] = np.sign(local[flat, axis])
+        unit[flat] = np.sign(local[flat]) * np.eye(3)[axis]
         normal = np.einsum('nij,ni->nj', inverse, unit)
         return local, normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
 
 def _interval(kind: int, o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ray parameters (n,) between which rays (3, n) are inside a unit solid; near > far, or nan, for a miss."""
-    if kind == BOX:
-        return _slabs(o, d)
-    across_o, across_d = (o, d) if kind == ELLIPSOID else (o[:2], d[:2])
-    # The tiny number stands for zero where a ray runs along a cylinder: no 0 / 0.
-    a = (across_d * across_d).sum(axis=0) + 1e-300
-    b = (across_o * across_d).sum(axis=0)
-    c = (across_o * across_o).sum(axis=0) - 1.0
+    # The tiny number stands for zero where a ray runs along a side: huge numbers of the right sign, no 0 / 0.
+    if kind != ELLIPSOID:
+        slope = 1.0 / (d[kind:] + 1e-300)
+        middle, half = -o[kind:] * slope, np.abs(slope)
+        bottom, top = (middle - half).max(axis=0), (middle + half).min(axis=0)
+        if kind == BOX:
+            return bottom, top
+        o, d = o[:kind], d[:kind]
+    a = (d * d).sum(axis=0) + 1e-300
+    b = (o * d).sum(axis=0)
+    c = (o * o).sum(axis=0) - 1.0
     root = np.sqrt(b * b - a * c)
     near, far = (-b - root) / a, (root - b) / a
-    if kind == ELLIPSOID:
-        return near, far
-    bottom, top = _slabs(o[2:], d[2:])
-    return np.maximum(near, bottom), np.minimum(far, top)
-
-
-def _slabs(o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays (k, n) are within -1 .. 1 in every one of the k coordinates."""
-    # As above: zero is made tiny, so that a ray along a face gives huge numbers of the right sign, not nan.
-    slope = 1.0 / (d + 1e-300)
-    middle = -o * slope
-    half = np.abs(slope)
-    return (middle - half).max(axis=0), (middle + half).min(axis=0)
+    return (near, far) if kind == ELLIPSOID else (np.maximum(near, bottom), np.minimum(far, top))
 
 
 def _blocks(vectors: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Vectors (N, 3) in this order, cut into blocks (3, blocks, _BLOCK).
-
-    What all have in common (a camera's place, the sun's direction) is kept once, (3, 1, 1), and broadcast.
-    """
+    """Vectors (N, 3) in this order, cut into blocks (3, blocks, _BLOCK); where all are equal, one: (3, 1, 1)."""
     if (vectors == vectors[0]).all():
         return vectors[:1].T[:, :, None]
     return np.ascontiguousarray(vectors[order].T).reshape(3, -1, _BLOCK)
