@@ -21,13 +21,7 @@ _SHORT = dict(zip(SPLITS, ('train', 'val'), strict=True))
 
 
 def ade_frame(seed: int, split: str, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """One picture of the data set; it depends on nothing but the arguments.
-
-    Args:
-        seed: of the data set.
-        split: 'training' or 'validation'.
-        index: of the frame, from 1. Every frame has a street of its own.
-        size: (height, width) in pixels.
+    """One picture of a split, a function of the arguments alone: every index, from 1, has a street of its own.
 
     Returns:
         image (H, W, 3) uint8 RGB, and annotation (H, W) uint8 with ADE20K's label values, 0 = other.

@@ -18,9 +18,6 @@ from .raycast import Street
 from .scene import make_street
 
 SPLITS = ('training', 'validation')
-_MANIFEST = 'toy_street.json'
-# Says with which parameters a set is being made; it gives way to the manifest when all is there.
-_UNFINISHED = 'toy_street.unfinished.json'
 
 
 def seeded_street(*entropy: int) -> tuple[Street, np.random.Generator]:
@@ -39,15 +36,14 @@ def make_set(
 ) -> int:
     """Make what is missing of a set; a job is a split and an index from 1 in it.
 
-    ROOT/toy_street.json is written last. A complete set of the same parameters is left alone, one that was cut
-    off is completed. More than one worker means spawned processes: a script that calls this needs the usual
-    ``if __name__ == '__main__'``.
+    A complete set of the same parameters is left alone, one that was cut off is completed. More than one worker
+    means spawned processes: a script that calls this needs the usual ``if __name__ == '__main__'``.
 
     Args:
-        root: the folder; made if it is not there.
+        root: the folder; made if it is not there. ROOT/toy_street.json, written first, holds the parameters.
         parameters: all that decides the contents, whatever the number of workers. Among them: num_train and
             num_val, how many jobs; size, (height, width) of the pictures in pixels; seed.
-        files: the files of a job.
+        files: the files of a job. Each must come into being whole.
         make: does a job.
         workers: how many processes.
         progress: called with (jobs done, jobs to do) after each.
@@ -63,14 +59,9 @@ def make_set(
         raise UserError(f'num_train={num_train} and num_val={num_val} must be 0 or more, and not both 0')
     if len(size) != 2 or min(size) < 1 or seed < 0 or workers < 1:
         raise UserError(f'size={tuple(size)} and workers={workers} must be at least 1, seed={seed} at least 0')
-    _check_owner(root, parameters)
+    _claim(root, parameters)
     jobs = [(split, i + 1) for split, count in zip(SPLITS, (num_train, num_val), strict=True) for i in range(count)]
     left = [job for job in jobs if not all(path.exists() for path in files(*job))]
-    if not left and (root / _MANIFEST).exists():
-        return 0
-    text = json.dumps(parameters, indent=2) + '\n'
-    # Before any job: a run that is cut off at once is still known for a toy street.
-    write_atomically(root / _UNFINISHED, text)
     with ExitStack() as stack:
         run = map
         if workers > 1:
@@ -82,20 +73,18 @@ def make_set(
         for done, _ in enumerate(run(make, left), 1):
             if progress:
                 progress(done, len(left))
-    write_atomically(root / _MANIFEST, text)
-    (root / _UNFINISHED).unlink()
     return len(left)
 
 
-def _check_owner(root: Path, parameters: dict[str, Any]) -> None:
-    """Raises UserError unless root is free or holds a toy street of these parameters."""
+def _claim(root: Path, parameters: dict[str, Any]) -> None:
+    """Write the parameters into a free folder, or see that it holds a toy street of these."""
+    manifest = root / 'toy_street.json'
     if root.exists() and not root.is_dir():
         raise UserError(f'{root} is a file, not a folder to write a toy street to')
-    manifest = next((root / name for name in (_MANIFEST, _UNFINISHED) if (root / name).exists()), None)
-    if manifest is None:
+    if not manifest.exists():
         if root.exists() and any(root.iterdir()):
             raise UserError(f'{root} is not empty and holds no toy street: choose another folder')
-        return
+        write_atomically(manifest, json.dumps(parameters, indent=2) + '\n')
     try:
         found = json.loads(manifest.read_text())
     except ValueError as error:

@@ -13,13 +13,12 @@ from ..waymo.types import CAMERAS, TOP, CameraCalibration, CameraImage, Frame, L
 from ..waymo.writer import camera_projections, laser_rays, write_segment
 from .made_set import SPLITS, make_set, seeded_street
 from .parts import rotation
-from .raycast import Street
 from .render import Camera, encode_jpeg, render, rigid, sample_light
 
 # To be raised when the same seed gives other data.
 _VERSION = 1
 # Where each camera looks (yaw, radians) and when it exposes (seconds from the frame's own time), by number.
-_CAMERAS = {1: (0.0, 0.0), 2: (0.78, -0.015), 3: (-0.78, 0.015), 4: (1.57, -0.03), 5: (-1.57, 0.03)}
+CAMERAS_AT = {1: (0.0, 0.0), 2: (0.78, -0.015), 3: (-0.78, 0.015), 4: (1.57, -0.03), 5: (-1.57, 0.03)}
 # Turn (yaw, radians) and place (metres, vehicle frame) of each LiDAR.
 _LASERS = {
     1: (2.6, (1.4, 0.0, 2.1)),
@@ -39,27 +38,23 @@ _WORLD_YAW, _WORLD_PLACE = 0.7, (12_000.0, -7_000.0, 80.0)
 _WORLD = rigid(rotation(2, _WORLD_YAW), _WORLD_PLACE)
 
 
-def frame_time(index: int) -> float:
-    """Seconds from the segment's middle to a frame."""
-    return (index - (_FRAMES - 1) / 2) * _STEP
-
-
-def street_from_vehicle(seconds: float, camera: int | None = None) -> np.ndarray:
-    """Where the car is at a time from the segment's middle, or when a camera exposes then, (4, 4), metres."""
-    delay = _CAMERAS[camera][1] if camera else 0.0
-    return rigid(np.eye(3), (_SPEED * (seconds + delay), 0.0, 0.0))
+def street_from_vehicle(frame: int, delay: float | np.ndarray = 0.0) -> np.ndarray:
+    """Where the car is some seconds after a frame's own time, (..., 4, 4), metres."""
+    pose = np.zeros((*np.shape(delay), 4, 4)) + np.eye(4)
+    pose[..., 0, 3] = _SPEED * ((frame - (_FRAMES - 1) / 2) * _STEP + delay)
+    return pose
 
 
 def calibrations(
     size: tuple[int, int], cameras: Sequence[str] = ('FRONT',)
 ) -> tuple[dict[int, CameraCalibration], dict[int, LaserCalibration]]:
-    """The car's sensors by number: the cameras of these names, for pictures of size (height, width), and the LiDARs."""
+    """The car's sensors by number: cameras of these names, for pictures of size (height, width), and all LiDARs."""
     height, width = size
     f = 1.06 * width  # as Waymo's: a field of view of 50 degrees
     intrinsic = np.array([f, f, width / 2, height / 2, 0, 0, 0, 0, 0], np.float64)
     eyes, lasers = {}, {}
     for n in sorted(CAMERAS[name] for name in cameras):
-        extrinsic = rigid(rotation(2, _CAMERAS[n][0]), (1.5, 0.1 * (n > 1), 2.1))
+        extrinsic = rigid(rotation(2, CAMERAS_AT[n][0]), (1.5, 0.1 * (n > 1), 2.1))
         eyes[n] = CameraCalibration(n, intrinsic, extrinsic, width, height)
     for n, (yaw, place) in _LASERS.items():
         # TOP's beams lie closer together near the horizon and are listed; the others' are evenly spread.
@@ -72,49 +67,35 @@ def calibrations(
 def segment_frames(
     seed: int, split: str, index: int, eyes: dict[int, CameraCalibration], lasers: dict[int, LaserCalibration]
 ) -> Iterator[Frame]:
-    """The frames of one segment: a car drives a few metres down a street of its own.
-
-    Args:
-        seed: of the data set.
-        split: 'training' or 'validation'.
-        index: of the segment, from 1.
-        eyes, lasers: the car's sensors, from `calibrations`.
-    """
+    """The frames of one segment, from index 1: a car with these sensors drives a few metres down its own street."""
     street, rng = seeded_street(seed, 1 + SPLITS.index(split), index, 22)
     light = sample_light(rng)
     for i in range(_FRAMES):
-        seconds = frame_time(i)
-        images, scans = {}, {}
+        images, scans, here = {}, {}, street_from_vehicle(i)
         for n, eye in eyes.items():
-            pose = street_from_vehicle(seconds, n)
+            pose = street_from_vehicle(i, CAMERAS_AT[n][1])
             camera = Camera(eye.width, eye.height, eye.intrinsic[0], pose @ eye.extrinsic)
             images[n] = CameraImage(encode_jpeg(render(street, camera, rng, light).image), _WORLD @ pose)
         poses = {n: image.world_from_vehicle for n, image in images.items()}
         for n, laser in lasers.items():
-            ranges, points, pixel_pose = _scan(street, laser, seconds, rng)
-            projections = camera_projections(points, ranges[..., 0] > 0, eyes.values(), poses)
+            shape, reach, pixel_pose = _NEAR_SHAPE, _NEAR_REACH, None
+            if n == TOP:
+                # It turns while the car moves: a pose for each column, as roll, pitch, yaw and place.
+                shape, reach = _TOP_SHAPE, _TOP_REACH
+                x = street_from_vehicle(i, _SPIN * (np.arange(shape[1]) / shape[1] - 0.5))[:, 0, 3:]
+                place = _WORLD_PLACE + x * _WORLD[:3, 0]
+                turn = np.broadcast_to([0.0, 0.0, _WORLD_YAW], place.shape)
+                pixel_pose = np.broadcast_to(np.concatenate([turn, place], 1), (*shape, 6)).astype(np.float32)
+            origin, direction = laser_rays(laser, *shape, _WORLD @ here, pixel_pose)
+            rays = ((v @ _WORLD[:3, :3]).reshape(-1, 3) for v in (origin - _WORLD_PLACE, direction))
+            far = street.nearest(*rays)[0].reshape(shape)
+            seen = (far < reach) & (rng.random(shape) > _LOST)
+            ranges = np.zeros((*shape, 4), np.float32)
+            ranges[..., 0] = np.where(seen, far, -1.0)
+            points = origin + np.where(seen, far, 0.0)[..., None] * direction
+            projections = camera_projections(points, seen, eyes.values(), poses)
             scans[n] = LaserScan({1: ranges}, {1: projections}, pixel_pose)
-        yield Frame(_FIRST + round(i * _STEP * 1e6), _WORLD @ street_from_vehicle(seconds), images, scans)
-
-
-def _scan(
-    street: Street, laser: LaserCalibration, seconds: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Range image, points and pixel poses of one spin. TOP turns while the car moves: a pose for each column."""
-    shape, reach, pixel_pose = _NEAR_SHAPE, _NEAR_REACH, None
-    if laser.laser == TOP:
-        shape, reach = _TOP_SHAPE, _TOP_REACH
-        x = _SPEED * (seconds + _SPIN * (np.arange(shape[1]) / shape[1] - 0.5))
-        place = _WORLD_PLACE + x[:, None] * _WORLD[:3, 0]
-        turn = np.broadcast_to([0.0, 0.0, _WORLD_YAW], place.shape)
-        pixel_pose = np.broadcast_to(np.concatenate([turn, place], 1), (*shape, 6)).astype(np.float32)
-    origin, direction = laser_rays(laser, *shape, _WORLD @ street_from_vehicle(seconds), pixel_pose)
-    rays = ((v @ _WORLD[:3, :3]).reshape(-1, 3) for v in (origin - _WORLD_PLACE, direction))
-    far = street.nearest(*rays)[0].reshape(shape)
-    seen = (far < reach) & (rng.random(shape) > _LOST)
-    ranges = np.zeros((*shape, 4), np.float32)
-    ranges[..., 0] = np.where(seen, far, -1.0)
-    return ranges, origin + np.where(seen, far, 0.0)[..., None] * direction, pixel_pose
+        yield Frame(_FIRST + round(i * _STEP * 1e6), _WORLD @ here, images, scans)
 
 
 def write_waymo(
