@@ -14,7 +14,7 @@ from .parts import BOX, CYLINDER, ELLIPSOID, Label, Material, Part
 
 _NEAREST = 1e-6  # metres: a hit nearer than this is the surface the ray starts from
 _BLOCK = 128  # rays culled together: smaller blocks cull better, larger ones need fewer numpy calls
-_AT_ONCE = 1 << 17  # rays worked on at once, to bound the memory
+_BLOCKS_AT_ONCE = 1024  # to bound the memory
 _REACH = 20.0  # metres at which a change of direction moves a ray about as much as an equal change of origin
 # Width of a voxel of the noise that cuts holes into leaves, metres, and the share it cuts away.
 _LEAF, _HOLES = 0.07, 0.36
@@ -105,6 +105,8 @@ class Street:
         normal[np.einsum('ij,ij->i', normal, directions) > 0] *= -1.0
         return Hits(distance, self.label[primitive], primitive, points, local, normal)
 
+    # A ray that misses or runs along a face gives nan or inf on the way: neither compares as a hit.
+    @np.errstate(invalid='ignore', over='ignore')
     def nearest(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distance (N,) and index (N,) of what each ray hits first, as in `cast`, whose checks it does without.
 
@@ -113,32 +115,26 @@ class Street:
         """
         distance, index = np.full(len(origins), np.inf), np.full(len(origins), -1)
         order = _morton_order(origins, directions)
-        for start in range(0, len(order), _AT_ONCE):
-            piece = order[start : start + _AT_ONCE]
-            padded = np.pad(piece, (0, -len(piece) % _BLOCK), 'edge')
-            blocks = self._nearest_in_blocks(_blocks(origins, padded), _blocks(directions, padded), len(padded))
-            distance[piece], index[piece] = (v.ravel()[: len(piece)] for v in blocks)
-        return distance, index
-
-    def _nearest_in_blocks(self, o: np.ndarray, d: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        near_limit = self._near_limits(o, d)
-        best, index = np.full((count // _BLOCK, _BLOCK), np.inf), np.full((count // _BLOCK, _BLOCK), -1)
-        farthest = np.full(len(best), np.inf)
-        # A ray that misses or runs along a face gives nan or inf on the way: neither compares as a hit.
-        with np.errstate(invalid='ignore', over='ignore'):
+        rays = np.pad(order, (0, -len(order) % _BLOCK), 'edge').reshape(-1, _BLOCK)
+        for start in range(0, len(rays), _BLOCKS_AT_ONCE):
+            blocks = rays[start : start + _BLOCKS_AT_ONCE]
+            o, d = _in_blocks(origins, blocks), _in_blocks(directions, blocks)
+            near_limit = self._near_limits(o, d)
+            farthest = np.full(near_limit.shape[1], np.inf)
+            best, owner = np.full((len(farthest), _BLOCK), np.inf), np.full((len(farthest), _BLOCK), -1)
             for p in np.argsort(near_limit.min(axis=1), kind='stable').tolist():
                 rows = (near_limit[p] < farthest).nonzero()[0]
                 if not len(rows):
                     continue
                 t = self._hit(p, *(_take(v, rows).reshape(3, -1) for v in (o, d)))
-                t = t.reshape(-1, min(_BLOCK, len(t)))
-                old = best[rows]
+                t, old = t.reshape(-1, min(_BLOCK, len(t))), best[rows]
                 nearer = t < old
                 if nearer.any():
                     best[rows] = t = np.minimum(t, old)
-                    index[rows] = np.where(nearer, p, index[rows])
+                    owner[rows] = np.where(nearer, p, owner[rows])
                     farthest[rows] = t.max(axis=1)
-        return best, index
+            distance[blocks], index[blocks] = best, owner
+        return distance, index
 
     def _near_limits(self, o: np.ndarray, d: np.ndarray) -> np.ndarray:
         """A bound below the distance from blocks of rays (3, B, n) to each solid, inf for a miss, (P, B)."""
@@ -213,11 +209,11 @@ def _interval(kind: int, o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.n
     return (near, far) if kind == ELLIPSOID else (np.maximum(near, bottom), np.minimum(far, top))
 
 
-def _blocks(vectors: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Vectors (N, 3) in this order, cut into blocks (3, blocks, _BLOCK); where all are equal, one: (3, 1, 1)."""
+def _in_blocks(vectors: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Vectors (N, 3) of the rays in blocks (B, n), as (3, B, n); where all are equal, one is enough: (3, 1, 1)."""
     if (vectors == vectors[0]).all():
         return vectors[:1].T[:, :, None]
-    return np.ascontiguousarray(vectors[order].T).reshape(3, -1, _BLOCK)
+    return np.ascontiguousarray(vectors[blocks].transpose(2, 0, 1))
 
 
 def _take(vectors: np.ndarray, at: np.ndarray) -> np.ndarray:
