@@ -16,11 +16,7 @@ BOX, CYLINDER, ELLIPSOID = 0, 2, 3
 # The toy street's own class ids. OTHER: lawns, lamp posts, bins.
 Label = IntEnum('Label', 'OTHER ROAD SIDEWALK BUILDING TREE PERSON CAR SKY', start=0)
 # What a surface is made of: decides its texture.
-Material = IntEnum(
-    'Material',
-    'PLAIN GRASS ASPHALT PAVING FACADE ROOF BARK LEAVES CLOTH CAR_BODY CAR_CABIN WHEEL UNDERSIDE',
-    start=0,
-)
+Material = IntEnum('Material', 'PLAIN GRASS ASPHALT PAVING FACADE ROOF BARK LEAVES CLOTH BODY CABIN WHEEL UNDERSIDE')
 Vector = tuple[float, float, float] | np.ndarray
 
 
@@ -112,15 +108,14 @@ def pick(rng: np.random.Generator, palette: str, spread: float = 0.04) -> np.nda
     return np.clip(colour, 0.02, 0.97)
 
 
-# Metres, but front and back of the cabin in lengths from the middle: length, height, height of the windows'
-# lower edge, front, back, slope of the windscreen, slope of the rear window; and how many of them there are.
+# Metres, but front and back of the cabin in lengths from the middle: length, height, half width, height of the
+# windows' lower edge, front, back, slope of the windscreen, slope of the rear window; and their share of the cars.
 _CARS = (
-    (3.8, 1.50, 0.92, 0.19, -0.48, 0.55, 0.35, 0.35),  # small car
-    (4.6, 1.42, 0.90, 0.18, -0.36, 0.75, 0.65, 0.3),  # saloon
-    (4.6, 1.62, 0.98, 0.20, -0.48, 0.65, 0.35, 0.23),  # estate
-    (4.9, 2.05, 1.10, 0.36, -0.495, 0.70, 0.10, 0.12),  # van
+    (3.8, 1.50, 0.86, 0.92, 0.19, -0.48, 0.55, 0.35, 0.35),  # small car
+    (4.6, 1.42, 0.86, 0.90, 0.18, -0.36, 0.75, 0.65, 0.3),  # saloon
+    (4.6, 1.62, 0.86, 0.98, 0.20, -0.48, 0.65, 0.35, 0.23),  # estate
+    (4.9, 2.05, 0.86 + 0.06, 1.10, 0.36, -0.495, 0.70, 0.10, 0.12),  # van
 )
-_VAN = 3
 
 
 def car(rng: np.random.Generator) -> list[Part]:
@@ -129,15 +124,13 @@ def car(rng: np.random.Generator) -> list[Part]:
     Style of a body: its role, wheel x and wheel radius in metres. Roles: 1 the upper half with the lamps,
     2 the lower half with the bumpers, 3 the belt below the windows.
     """
-    kind = rng.choice(len(_CARS), p=[car[-1] for car in _CARS])
-    length, height, belt, front, back, slope_front, slope_back, _ = _CARS[kind]
+    *sizes, front, back, slope_front, slope_back, _ = _CARS[rng.choice(len(_CARS), p=[car[-1] for car in _CARS])]
     scale = rng.uniform(0.95, 1.06)
-    length, height, belt = length * scale, height * scale, belt * scale
-    half, wide = length / 2, (0.86 + 0.06 * (kind == _VAN)) * scale
-    radius, wheel, middle = 0.32 * scale, 0.31 * length, 0.6 * scale
+    length, height, wide, belt, radius, middle = scale * np.array([*sizes, 0.32, 0.6])
+    half, wheel = length / 2, 0.31 * length
     paint = pick(rng, 'car')
-    upper, lower, sill = (Part(Label.CAR, Material.CAR_BODY, paint, (role, wheel, radius)) for role in (1, 2, 3))
-    cabin = Part(Label.CAR, Material.CAR_CABIN, paint)
+    upper, lower, sill = (Part(Label.CAR, Material.BODY, paint, (role, wheel, radius)) for role in (1, 2, 3))
+    cabin = Part(Label.CAR, Material.CABIN, paint)
     under = Part(Label.CAR, Material.UNDERSIDE, (0.05, 0.05, 0.05))
     tyre = Part(Label.CAR, Material.WHEEL, (0.07, 0.07, 0.07))
     # Two leaning boxes whose union is a trapezoid as seen from the side.
@@ -145,7 +138,7 @@ def car(rng: np.random.Generator) -> list[Part]:
     overlap = (x1 - x0 - slope_back - slope_front) * 0.5
     start, end = x0 + slope_back + overlap - 0.02, x1 - slope_front - overlap
     side, other = wide - 0.12, wide - 0.124
-    return [
+    parts = [
         lower.box((-half, -wide, 0.24), (half, wide, middle)),
         # Bonnet and boot are a little lower than the windows' edge.
         upper.box((-half + 0.04, -wide + 0.02, middle), (half - 0.06, wide - 0.02, belt - 0.10)),
@@ -154,12 +147,10 @@ def car(rng: np.random.Generator) -> list[Part]:
         cabin.box((x0, -side, belt), (end, side, height), lean=slope_back),
         # A little smaller, so that no two faces lie in one plane.
         cabin.box((start, -other, belt), (x1, other, height - 0.004), lean=-slope_front),
-        *(
-            tyre.rod((x, y * (wide - 0.20), radius), (x, y * (wide + 0.01), radius), radius)
-            for x in (-wheel, wheel)
-            for y in (-1, 1)
-        ),
     ]
+    for x, y in ((-wheel, -1), (-wheel, 1), (wheel, -1), (wheel, 1)):
+        parts.append(tyre.rod((x, y * (wide - 0.20), radius), (x, y * (wide + 0.01), radius), radius))
+    return parts
 
 
 def person(rng: np.random.Generator, fine: bool) -> list[Part]:

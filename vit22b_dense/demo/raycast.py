@@ -101,8 +101,18 @@ class Street:
         seen = np.flatnonzero(primitive >= 0)
         points, local, normal = np.zeros((3, *origins.shape))
         points[seen] = origins[seen] + distance[seen, None] * directions[seen]
-        local[seen], normal[seen] = self._surface(primitive[seen], points[seen])
-        normal[np.einsum('ij,ij->i', normal, directions) > 0] *= -1.0
+        inverse, kind = self.inverse[primitive[seen]], self.kind[primitive[seen]]
+        at = np.einsum('nij,nj->ni', inverse, points[seen] - self.centre[primitive[seen]])
+        # A cylinder's normal is its cap's where the point is farther out along the axis than across it.
+        on_cap = (kind == CYLINDER) & (np.abs(at[:, 2]) > np.hypot(at[:, 0], at[:, 1]))
+        flat = np.flatnonzero((kind == BOX) | on_cap)
+        axis = np.where(on_cap[flat], 2, np.abs(at[flat]).argmax(axis=1))
+        unit = at.copy()
+        unit[kind == CYLINDER, 2] = 0.0
+        unit[flat] = np.sign(at[flat]) * np.eye(3)[axis]
+        outward = np.einsum('nij,ni->nj', inverse, unit)
+        outward[np.einsum('ij,ij->i', outward, directions[seen]) > 0] *= -1.0
+        local[seen], normal[seen] = at, outward / np.linalg.norm(outward, axis=1, keepdims=True)
         return Hits(distance, self.label[primitive], primitive, points, local, normal)
 
     # A ray that misses or runs along a face gives nan or inf on the way: neither compares as a hit.
@@ -175,20 +185,6 @@ class Street:
             solid = at[noise((_take(o, at) + t[at] * _take(d, at)).T, _LEAF) >= _HOLES]
             hit[solid] = t[solid]
         return hit
-
-    def _surface(self, index: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points (N, 3) on these solids in the unit solids' coordinates, and the unit normals outward there."""
-        inverse, kind = self.inverse[index], self.kind[index]
-        local = np.einsum('nij,nj->ni', inverse, points - self.centre[index])
-        # A cylinder's normal is its cap's where the point is farther out along the axis than across it.
-        on_cap = (kind == CYLINDER) & (np.abs(local[:, 2]) > np.hypot(local[:, 0], local[:, 1]))
-        unit = local.copy()
-        unit[kind == CYLINDER, 2] = 0.0
-        flat = np.flatnonzero((kind == BOX) | on_cap)
-        axis = np.where(on_cap[flat], 2, np.abs(local[flat]).argmax(axis=1))
-        unit[flat] = np.sign(local[flat]) * np.eye(3)[axis]
-        normal = np.einsum('nij,ni->nj', inverse, unit)
-        return local, normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
 
 def _interval(kind: int, o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,37 +13,29 @@ from .parts import Label, Material, Part, pick, place
 from .raycast import Layout, Street
 
 # How far the street is built, metres: behind the ego vehicle for LiDAR scans, ahead until haze hides it.
-_BEHIND, _AHEAD = -45.0, 170.0
-_HORIZON = 900.0
+_BEHIND, _AHEAD, _HORIZON = -45.0, 170.0, 900.0
 _KERB = 0.13
 
 
 def make_street(seed: int) -> Street:
-    """A random street with two lanes, pavements, buildings, cars, people and trees.
+    """A random street with two lanes, pavements, buildings, cars, people and trees; the same seed gives the same.
 
     The ego vehicle's place (|y| < 1.4, -4 < x < 6) is kept free.
-
-    Args:
-        seed: anything `np.random.default_rng` takes; the same seed gives the same street.
     """
     return _Builder(np.random.default_rng(seed)).street()
 
 
 class _Side(NamedTuple):
-    """One side of the road. Widths in metres."""
+    """One side of the road, metres."""
 
     sign: int  # -1 right, +1 left
-    parking: float
-    pavement: float
-    setback: float
+    kerb: float  # y of the pavement's edges
+    back: float
+    parking: float  # width of the strip
+    setback: float  # of the buildings, from the pavement
+    room: float  # from the kerb to the buildings
     trees: float  # how likely a place along the kerb has one
-    kerb: float  # its y
     streets: list[tuple[float, float]]  # x between which a side street joins
-
-    @property
-    def back(self) -> float:
-        """Y of the pavement's far edge."""
-        return self.kerb + self.sign * self.pavement
 
     def joins(self, low: float, high: float) -> bool:
         """Whether a side street joins between two x."""
@@ -54,22 +46,20 @@ class _Builder:
     """Collects a street's parts while one random generator decides what stands where."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.parts: list[Part] = []
-        self.instances = 0
-        self.cars: list[tuple[float, float]] = []
+        self.rng, self.parts, self.instances, self.cars = rng, [], 0, []
         self.lane = rng.uniform(2.9, 3.6)
         parking = np.where(rng.random(2) < 0.6, rng.uniform(2.1, 2.4), 0.25)
         pavement = rng.uniform(2.5, 5.0, 2)
         setback = np.where(rng.random(2) < 0.65, 0.0, rng.uniform(1.0, 5.0, 2))
-        widths = np.stack([parking, pavement, setback, rng.uniform(0.0, 0.9, 2)], axis=1).tolist()
+        trees = rng.uniform(0.0, 0.9, 2)
         self.zebras = [x for x in (rng.uniform(9, 20), rng.uniform(35, 60)) if rng.random() < 0.6]
-        kerbs = -0.5 * self.lane - widths[0][0], 1.5 * self.lane + widths[1][0]
-        self.sides = [_Side(sign, *widths[i], kerbs[i], self.side_streets()) for i, sign in enumerate((-1, 1))]
-
-    def side_streets(self) -> list[tuple[float, float]]:
-        places = self.rng.uniform(14, 40), self.rng.uniform(70, 110)
-        return [(x, x + self.rng.uniform(5.5, 8.0)) for x in places if self.rng.random() < 0.4]
+        self.sides = []
+        for i, (sign, edge) in enumerate(((-1, -0.5 * self.lane), (1, 1.5 * self.lane))):
+            ends = rng.uniform(14, 40), rng.uniform(70, 110)
+            streets = [(x, x + rng.uniform(5.5, 8.0)) for x in ends if rng.random() < 0.4]
+            kerb = edge + sign * parking[i]
+            back, room = kerb + sign * pavement[i], pavement[i] + setback[i]
+            self.sides.append(_Side(sign, kerb, back, parking[i], setback[i], room, trees[i], streets))
 
     def street(self) -> Street:
         self.ground()
@@ -97,13 +87,12 @@ class _Builder:
         self.add([asphalt.box((-_HORIZON, self.sides[0].kerb, -1), (_HORIZON, self.sides[1].kerb, 0))])
         for side in self.sides:
             # Pavement and lawn lie side by side with the road, cut where a side street joins.
-            start = -_HORIZON
-            for low, high in [*side.streets, (_HORIZON, None)]:
+            starts = [-_HORIZON, *(high for _, high in side.streets)]
+            for start, (low, high) in zip(starts, [*side.streets, (_HORIZON, _HORIZON)], strict=True):
                 self.add([paving.box((start, side.kerb, -1), (low, side.back, _KERB))])
                 self.add([lawn.box((start, side.back, -1), (low, side.sign * _HORIZON, _KERB))])
-                if high is not None:
+                if low < high:
                     self.add([asphalt.box((low, side.kerb, -1), (high, side.sign * 300.0, 0))])
-                    start = high
 
     def buildings(self, side: _Side) -> None:
         rng = self.rng
@@ -146,16 +135,14 @@ class _Builder:
         self.add(make.tree(self.rng, height, balls), x, y, _KERB, self.rng.uniform(0, 6.28))
 
     def furniture(self, side: _Side) -> None:
-        """Trees, lamps and bins along the kerb."""
+        """Trees, lamps and bins along the kerb; small trees where the buildings leave their crowns little room."""
         rng = self.rng
         y = side.kerb + side.sign * 0.6
         for x in np.arange(_BEHIND, 110, rng.uniform(7, 11)) + rng.uniform(0, 7):
             if side.joins(x - 1.5, x + 1.5):
                 continue
             if rng.random() < side.trees:
-                # A small tree where the buildings leave little room for its crown.
-                room = side.pavement + side.setback
-                self.tree(x, y, min(rng.uniform(4.5, 9.5), max(room * 2.2, 4.5)))
+                self.tree(x, y, min(rng.uniform(4.5, 9.5), max(side.room * 2.2, 4.5)))
             elif rng.random() < 0.35:
                 self.add(make.lamp_post(rng, side.sign), x, y, _KERB)
             elif rng.random() < 0.2:
@@ -181,7 +168,7 @@ class _Builder:
                 self.car(x, y, 0.0 if (side.sign < 0) != (rng.random() < 0.15) else np.pi)
 
     def traffic(self) -> None:
-        """Cars that drive: ahead and behind in the ego lane, and oncoming."""
+        """Cars that drive, ahead and behind in the ego lane, and oncoming; others wait to turn into the street."""
         rng = self.rng
         for y, yaw, x in ((0.0, 0.0, rng.uniform(9, 40)), (self.lane, np.pi, rng.uniform(2, 40))):
             while x < 130:
@@ -192,7 +179,6 @@ class _Builder:
         for side in self.sides:
             for low, high in side.streets:
                 if rng.random() < 0.5:
-                    # It waits to turn into the street.
                     y = side.kerb + side.sign * rng.uniform(3, 9)
                     self.car((low + high) / 2 - side.sign * 1.4, y, -side.sign * np.pi / 2)
 

@@ -24,12 +24,10 @@ def _mix(colour: np.ndarray, other: Vector, weight: np.ndarray) -> np.ndarray:
 
 
 class _Patch:
-    """The n hit points of one material, what is known of their solids, and a method for each material: its colours (n, 3).
+    """The n hit points of one material and what is known of their solids; a method for each material gives colours.
 
-    Fields are as in `Hits` and `Street`, with points taken apart into x, y, z and local into u, v, w.
-
-    Attributes:
-        gloss: (n,) float64, the share of mirrored light, 0 .. 1: for the material's paint to set.
+    Fields are as in `Hits` and `Street`; points are also x, y, z, and local u, v, w. Colours are (n, 3); a method
+    also sets `gloss`, the share of mirrored light, 0 .. 1, where that is not 0.
     """
 
     def __init__(self, street: Street, hits: Hits, at: np.ndarray, footprint: np.ndarray) -> None:
@@ -131,7 +129,7 @@ class _Patch:
         colour = self.colour * shade * (1 + 0.75 * self.noise(0.055) + 0.35 * self.noise(0.2))
         return _mix(colour, colour * (1.25, 1.10, 0.75), np.clip(noise(self.points, 0.11) * 2 - 1, 0, 1))
 
-    def car_body(self) -> np.ndarray:
+    def body(self) -> np.ndarray:
         role, wheel, radius, _ = self.style.T
         x, ay, lz, az = self.u * self.half[:, 0], np.abs(self.v), self.w, np.abs(self.w)
         side, front, back = ay > 0.995, (role == 1) & (self.u > 0.995), (role == 1) & (self.u < -0.995)
@@ -150,7 +148,7 @@ class _Patch:
         self.gloss = np.where(arch | (bumper & (lz < -0.35)), 0.0, 0.30)
         return _mix(colour, (0.08, 0.08, 0.08), side & (role == 2) & (lz < -0.75))
 
-    def car_cabin(self) -> np.ndarray:
+    def cabin(self) -> np.ndarray:
         end, side, z = np.abs(self.u) > 0.99, np.abs(self.v), self.w
         glass = np.where(side > 0.99, (z < 0.72) & (z > -0.92), end & (side < 0.90) & (z < 0.80))
         self.gloss = np.where(glass, 0.60, 0.30)
