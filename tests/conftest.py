@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 import vit22b_dense  # noqa: F401  (registers everything)
-from vit22b_dense.demo import write_waymo
+from vit22b_dense.demo.waymo import write_waymo
 from vit22b_dense.waymo.prepare import Job, prepare
 from vit22b_dense.waymo.types import Settings
 

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from vit22b_dense.demo import write_ade, write_waymo
+from vit22b_dense.demo.ade import write_ade
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.progress import Progress
 
@@ -43,7 +43,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     start = time.time()
-    write, unit = (write_waymo, 'segments') if args.format == 'waymo' else (write_ade, 'frames')
+    write, unit = write_ade, 'frames'
+    if args.format == 'waymo':
+        from vit22b_dense.demo.waymo import write_waymo  # needs pyarrow
+
+        write, unit = write_waymo, 'segments'
     try:
         made = write(args.out, args.train, args.val, args.size, args.seed, args.workers, Progress(unit))
     except OSError as error:
