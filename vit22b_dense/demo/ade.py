@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ class AdeSet(MadeSet):
     ROOT/annotations/{training,validation}/ADE_{train,val}_00000001.png their labels (8 bit, ADE20K's values).
     """
 
-    kind = {'version': 1}
+    kind: ClassVar = {'version': 1}
 
     def frame(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8 RGB, and annotation (H, W) uint8 with ADE20K's label values, 0 = other."""

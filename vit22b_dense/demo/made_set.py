@@ -29,7 +29,10 @@ def seeded_street(*entropy: int) -> tuple[Street, np.random.Generator]:
 
 @dataclass(frozen=True)
 class MadeSet:
-    """A data set of toy streets. Its kinds say how a job is done: a split, and an index from 1 in it.
+    """A data set of toy streets, made job by job: a split, and an index from 1 in it.
+
+    A kind of set has a method ``make(job)`` that does one, and ``files(split, index)``, the list of the paths that
+    it writes, each of them whole.
 
     Raises:
         UserError: if a number makes no sense.
@@ -49,20 +52,12 @@ class MadeSet:
         if len(self.size) != 2 or min(self.size) < 1 or self.seed < 0:
             raise UserError(f'size={self.size} must be at least 1, seed={self.seed} at least 0')
 
-    def files(self, split: str, index: int) -> list[Path]:
-        """What a job leaves, each written whole."""
-        raise NotImplementedError
-
-    def make(self, job: tuple[str, int]) -> None:
-        """Do a job."""
-        raise NotImplementedError
-
     def write(self, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> int:
         """Make what is missing, and return how many jobs that were.
 
         Args:
-            workers: how many processes, which changes no file. More than one are spawned: a script that calls
-                this needs the usual ``if __name__ == '__main__'``.
+            workers: how many processes. More than one are spawned, for which a script needs the usual
+                ``if __name__ == '__main__'``.
             progress: called with (jobs done, jobs to do) after each.
 
         Raises:
@@ -102,7 +97,4 @@ class MadeSet:
         except ValueError as error:
             raise UserError(f'{manifest} cannot be read ({error}): choose another folder') from error
         if found != json.loads(mine):
-            raise UserError(
-                f'{self.root} holds a toy street of other parameters ({found}, not {json.loads(mine)}): '
-                'delete it or choose another folder'
-            )
+            raise UserError(f'{self.root} holds a toy street of other parameters, {found}: choose another folder')

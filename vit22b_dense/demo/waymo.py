@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,14 +17,9 @@ from .render import Camera, encode_jpeg, render, rigid, sample_light
 
 # Where each camera looks (yaw, radians) and when it exposes (seconds from the frame's own time), by number.
 CAMERA_AIM = {1: (0.0, 0.0), 2: (0.78, -0.015), 3: (-0.78, 0.015), 4: (1.57, -0.03), 5: (-1.57, 0.03)}
-# Turn (yaw, radians) and place (metres, vehicle frame) of each LiDAR.
-_LASERS = {
-    1: (2.6, (1.4, 0.0, 2.1)),
-    2: (0.0, (3.6, 0.0, 0.7)),
-    3: (1.57, (3.2, 1.0, 1.0)),
-    4: (-1.57, (3.2, -1.0, 1.0)),
-    5: (3.1, (-1.1, 0.0, 0.5)),
-}
+# Turn (yaw, radians) and place (metres, vehicle frame) of LiDAR 1 to 5.
+_LASER_YAW = (2.6, 0.0, 1.57, -1.57, 3.1)
+_LASER_PLACE = ((1.4, 0.0, 2.1), (3.6, 0.0, 0.7), (3.2, 1.0, 1.0), (3.2, -1.0, 1.0), (-1.1, 0.0, 0.5))
 # Rows and columns of TOP and of the others, how far they see (metres), and the share of returns that is lost.
 _TOP_SHAPE, _NEAR_SHAPE = (64, 1325), (32, 96)
 _TOP_REACH, _NEAR_REACH, _LOST = 75.0, 20.0, 0.03
@@ -50,7 +46,7 @@ class WaymoSet(MadeSet):
     """
 
     cameras: tuple[str, ...] = ('FRONT',)
-    kind = {'format': 'waymo', 'version': 1}
+    kind: ClassVar = {'format': 'waymo', 'version': 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +62,7 @@ class WaymoSet(MadeSet):
         for n in sorted(CAMERAS[name] for name in self.cameras):
             extrinsic = rigid(rotation(2, CAMERA_AIM[n][0]), (1.5, 0.1 * (n > 1), 2.1))
             eyes[n] = CameraCalibration(n, intrinsic, extrinsic, width, height)
-        for n, (yaw, place) in _LASERS.items():
+        for n, (yaw, place) in enumerate(zip(_LASER_YAW, _LASER_PLACE, strict=True), 1):
             # TOP's beams lie closer together near the horizon and are listed; the others' are evenly spread.
             values = np.radians(2.4 - 20.0 * np.linspace(1, 0, _TOP_SHAPE[0]) ** 1.4) if n == TOP else None
             low, high = np.radians((-17.6, 2.4) if n == TOP else (-60.0, 25.0))
