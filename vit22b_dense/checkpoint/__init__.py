@@ -1,6 +1,6 @@
 """Weights on disk: reading and loading them safely, writing them whole, converting between formats and layouts."""
 
-from .convert import SAME, Conversion, convert_checkpoint
+from .convert import SAME, convert_checkpoint
 from .errors import CheckpointError
 from .fitting import check_fit, fitting_part, load_into_meta, load_weights
 from .layouts import LAYOUTS
@@ -12,7 +12,6 @@ __all__ = [
     'LAYOUTS',
     'SAME',
     'CheckpointError',
-    'Conversion',
     'LazyWeights',
     'Reference',
     'check_fit',

@@ -1,9 +1,8 @@
 """The error of weight files, and how its messages list tensors."""
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
-import torch
+from torch import Tensor
 
 from ..errors import UserError
 
@@ -12,16 +11,9 @@ class CheckpointError(UserError):
     """A weight file that cannot be read or written, is not safe to read, or does not fit."""
 
 
-class HasDtype(Protocol):
-    """A tensor, or what describes one."""
-
-    dtype: torch.dtype
-
-
-def describe(name: str, shape: Iterable[int], dtype: torch.dtype | None = None) -> str:
-    """``name (3, 4)`` or ``name (3, 4) bfloat16``."""
-    text = f'{name} {tuple(shape)}'
-    return f'{text} {str(dtype).removeprefix("torch.")}' if dtype else text
+def describe(name: str, tensor: Tensor) -> str:
+    """``name (3, 4) bfloat16``."""
+    return f'{name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix("torch.")}'
 
 
 def human(nbytes: int) -> str:
@@ -32,17 +24,17 @@ def human(nbytes: int) -> str:
     return f'{nbytes} bytes'
 
 
-def listing(tensors: dict) -> str:
-    """The first names and shapes of what has shapes: tensors or their descriptions."""
-    return shorten([describe(name, tensor.shape) for name, tensor in tensors.items()])
+def listing(tensors: Mapping[str, Tensor]) -> str:
+    """The first names and shapes of some tensors."""
+    return shorten([describe(name, tensor) for name, tensor in tensors.items()])
 
 
-def shorten(items: list[str], most: int = 8) -> str:
+def itemise(problems: Mapping[str, Sequence[str]]) -> list[str]:
+    """Of each kind of problem that there is: the kind, how many, and the first of them."""
+    return [f'{kind} ({len(items)}): {shorten(items)}' for kind, items in problems.items() if items]
+
+
+def shorten(items: Sequence[str], most: int = 8) -> str:
     """The first of a list, and how many more there are."""
     rest = f', … and {len(items) - most} more' if len(items) > most else ''
     return ', '.join(items[:most]) + rest
-
-
-def is_weight(tensor: HasDtype) -> bool:
-    """Whether a tensor or its description holds floating-point numbers."""
-    return tensor.dtype.is_floating_point
