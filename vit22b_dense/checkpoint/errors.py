@@ -1,6 +1,6 @@
 """The error of weight files, and how its messages list tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -16,25 +16,20 @@ def describe(name: str, tensor: Tensor) -> str:
     return f'{name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix("torch.")}'
 
 
+def shorten(items: Mapping[str, Tensor] | Iterable[str], most: int = 8) -> str:
+    """The first of some names or tensors, and how many more there are."""
+    texts = [describe(*item) for item in items.items()] if isinstance(items, Mapping) else list(items)
+    return ', '.join(texts[:most]) + (f', … and {len(texts) - most} more' if len(texts) > most else '')
+
+
+def itemise(problems: Mapping[str, Mapping[str, Tensor] | list[str]]) -> list[str]:
+    """Of each kind of problem that there is: the kind, how many, and the first of them."""
+    return [f'{kind} ({len(items)}): {shorten(items)}' for kind, items in problems.items() if items]
+
+
 def human(nbytes: int) -> str:
     """A number of bytes with a unit that suits it, ``2.01 GB``."""
     for unit, size in (('GB', 10**9), ('MB', 10**6), ('kB', 10**3)):
         if nbytes >= size:
             return f'{nbytes / size:.2f} {unit}'
     return f'{nbytes} bytes'
-
-
-def listing(tensors: Mapping[str, Tensor]) -> str:
-    """The first names and shapes of some tensors."""
-    return shorten([describe(name, tensor) for name, tensor in tensors.items()])
-
-
-def itemise(problems: Mapping[str, Sequence[str]]) -> list[str]:
-    """Of each kind of problem that there is: the kind, how many, and the first of them."""
-    return [f'{kind} ({len(items)}): {shorten(items)}' for kind, items in problems.items() if items]
-
-
-def shorten(items: Sequence[str], most: int = 8) -> str:
-    """The first of a list, and how many more there are."""
-    rest = f', … and {len(items) - most} more' if len(items) > most else ''
-    return ', '.join(items[:most]) + rest

@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .errors import CheckpointError, describe, itemise, listing, shorten
+from .errors import CheckpointError, describe, itemise, shorten
 from .reading import LazyWeights, read_pretrained
 
 
@@ -17,9 +17,7 @@ def check_fit(
     """Refuse weights that do not fit a model name by name, shape by shape, and as floating point or not.
 
     Args:
-        model: where they go.
-        state: name to tensor.
-        source: the file's name for messages.
+        model: where they go. state: name to tensor. source: the file's name for messages.
         only: the names of the model that the weights are for; None for all.
 
     Raises:
@@ -28,8 +26,8 @@ def check_fit(
     own = {name: tensor for name, tensor in model.state_dict().items() if only is None or name in only}
     both = sorted(own.keys() & state.keys())
     problems = {
-        'only in the model': [describe(n, own[n]) for n in sorted(own.keys() - state.keys())],
-        'only in the file': [describe(n, state[n]) for n in sorted(state.keys() - own.keys())],
+        'only in the model': {name: own[name] for name in sorted(own.keys() - state.keys())},
+        'only in the file': {name: state[name] for name in sorted(state.keys() - own.keys())},
         'other shape or type': [
             f'{describe(f"{n} model", own[n])}, {describe("file", state[n])}'
             for n in both
@@ -55,7 +53,7 @@ def fitting_part(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     own, name = model.state_dict(), type(model).__name__
     part = {n: tensor for n, tensor in state.items() if n in own and _fits(tensor, own[n])}
     if not part:
-        raise CheckpointError(f'{source}: none of its {len(state)} tensors fits {name}; it has {listing(state)}')
+        raise CheckpointError(f'{source}: none of its {len(state)} tensors fits {name}; it has {shorten(state)}')
     print_log(
         f'{source}: loading {len(part)} of its {len(state)} tensors; {len(own) - len(part)} of the '
         f"model's {len(own)} keep their values",
@@ -77,11 +75,8 @@ def load_weights(
     are copied. With `LazyWeights` no more than one tensor is in memory beside the model.
 
     Args:
-        model: where to.
-        state: name to tensor.
-        source: the file's name for messages.
+        model, state, source, only: as for `check_fit`; what ``only`` does not name is left alone.
         allow_partial: load what fits by name and shape, and say how much that was.
-        only: the names of the model that the weights are for; the others are left alone. None for all.
 
     Returns:
         The names that were loaded.

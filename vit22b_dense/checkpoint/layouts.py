@@ -24,9 +24,14 @@ Sizes = Mapping[str, int]  # the letters above, '1', and H: the number of heads
 _AXES = {'rows': 0, 'head_rows': 0, 'head_columns': 1}
 
 
+def size_letters(part: str) -> str:
+    """The shape of a part, such as ``up`` or ``blocks.3.up``, a letter for each axis."""
+    return PARTS.get(part.split('.', 2)[2] if part.startswith('blocks.') else part, 'D')
+
+
 def part_shape(part: str, sizes: Sizes) -> tuple[int, ...]:
     """The shape of a part in a model of these sizes."""
-    return tuple(sizes[letter] for letter in PARTS.get(part, 'D'))
+    return tuple(sizes[letter] for letter in size_letters(part))
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,16 @@ class Stored:
     """A stored tensor, and how it is joined from its parts.
 
     Attributes:
-        name: within the model. block: where its parts belong: ``''`` or ``'blocks.3.'``.
+        name: within the model. parts: their names, as `size_letters` takes them.
         how: ``''``: it is its one part. ``rows``: parts below each other. ``head_rows``, ``head_columns``: for each
             head its share of every part, as `ParallelBlock` has them. ``per_head``: a vector as ``(H, n)``. ``flat``:
             positions in a row. ``sum``: two biases added up; on the way back the first takes it all.
-        parts: names of parts. optional: whether a model may be without it.
+        optional: whether a model may be without it.
     """
 
     name: str
-    block: str
-    how: str
     parts: tuple[str, ...]
+    how: str
     optional: bool
 
     def join(self, parts: Sequence[Tensor], sizes: Sizes) -> Tensor:
@@ -102,7 +106,8 @@ class Layout:
         for prefix, block, entries in (('', '', self.stem), *blocks):
             for name, made in entries.items():
                 how, _, parts = made.rpartition(': ')
-                yield Stored(prefix + name.rstrip('?'), block, how, tuple(parts.split()), name.endswith('?'))
+                parts = tuple(block + part for part in parts.split())
+                yield Stored(prefix + name.rstrip('?'), parts, how, name.endswith('?'))
 
 
 # --- parallel blocks -------------------------------------------------------------------------------------------------

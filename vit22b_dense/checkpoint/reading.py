@@ -12,7 +12,7 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import CheckpointError, describe, listing, shorten
+from .errors import CheckpointError, describe, shorten
 
 INDEX = '.safetensors.index.json'
 DTYPES = {  # the names of the safetensors format
@@ -43,17 +43,21 @@ class LazyWeights(dict[str, Tensor]):
 
     def read(self, name: str) -> Tensor:
         """The tensor of a name, from the file unless another one has been set."""
-        return self._read(name) if self[name].is_meta else self[name]
+        tensor = self._read(name) if self[name].is_meta else self[name]
+        if (tensor.shape, tensor.dtype) != (self[name].shape, self[name].dtype):
+            raise CheckpointError(f'{self.path}: {name} has changed since the file was opened')
+        return tensor
 
     def under(self, prefix: str) -> 'LazyWeights':
-        """The weights whose names begin with a prefix, without it.
+        """The weights whose names begin with a prefix, without it; its last dot may be left out.
 
         Raises:
             CheckpointError: there are none.
         """
+        prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
         infos = {name.removeprefix(prefix): info for name, info in self.items() if name.startswith(prefix)}
         if not infos:
-            raise CheckpointError(f'{self.path}: no tensor begins with {prefix!r}; it has {listing(self)}')
+            raise CheckpointError(f'{self.path}: no tensor begins with {prefix!r}; it has {shorten(self)}')
         return LazyWeights(self.path, infos, lambda name: self.read(prefix + name), self.meta)
 
     def cast(self, dtype: torch.dtype) -> 'LazyWeights':
@@ -88,9 +92,7 @@ def weight_files(path: str | Path) -> list[Path]:
         found = [file for file in found if file.name.startswith('model.safetensors')] or found  # as transformers does
         if len(found) != 1:
             what = (
-                f'several files and no index of all: {shorten([f.name for f in found])}'
-                if found
-                else 'no .safetensors'
+                f'several files and no index of all: {shorten(f.name for f in found)}' if found else 'no .safetensors'
             )
             raise CheckpointError(f'{path}: holds {what}; give one file or index, or fetch the index')
         path = found[0]
@@ -144,12 +146,7 @@ def read_pretrained(path: str | Path, prefix: str | None = None) -> LazyWeights:
     weights = open_weights(path)
     if prefix is None:
         prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
-    return weights.under(with_dot(prefix))
-
-
-def with_dot(prefix: str) -> str:
-    """A prefix of names as it stands in them."""
-    return f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
+    return weights.under(prefix)
 
 
 def read_checkpoint(path: str | Path) -> dict:

@@ -1,6 +1,5 @@
 """Writing weights of every format: whole or not at all, and safetensors tensor by tensor."""
 
-import errno
 import json
 import os
 import shutil
@@ -38,13 +37,11 @@ def write_weights(
         progress: called with bytes done and bytes in all after each tensor.
 
     Raises:
-        CheckpointError: the destination exists, the disk is full, a type that the format cannot hold. The destination
-            is then as it was, and so it is after an error from reading the weights.
+        CheckpointError: the destination exists, the disk is full, a type that the format cannot hold, or from reading
+            the weights. The destination is then as it was.
     """
-    path = Path(path)
-    total = sum(info.nbytes for info in weights.values())
+    path, total, done = Path(path), sum(info.nbytes for info in weights.values()), 0
     _check_destination(path, overwrite, total)
-    done = 0
 
     def read(name: str) -> Tensor:
         nonlocal done
@@ -65,27 +62,23 @@ def write_weights(
                 _write_shards(beside, weights, max_shard_bytes, read)
     except FileExistsError as error:
         raise CheckpointError(f'{path}: has come to exist meanwhile; nothing was written') from error
-    except (OSError, RuntimeError) as error:  # torch's error of a full disk is a RuntimeError
-        full = getattr(error, 'errno', None) in {errno.ENOSPC, errno.EDQUOT}
-        reason = 'the disk is full' if full else getattr(error, 'strerror', None) or str(error).partition('\n')[0]
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(
-            f'{path}: cannot be written, {reason}; it takes {human(total)}. Nothing is left of the attempt'
+            f'{path}: cannot be written ({error}); it takes {human(total)}. Nothing is left of the attempt'
         ) from error
 
 
 def _check_destination(path: Path, overwrite: bool, total: int) -> None:
     if path.is_dir():
         foreign = [p.name for p in path.iterdir() if not p.name.endswith(('.safetensors', INDEX)) or p.is_dir()]
-        if path.suffix in {'.pth', '.safetensors'} or foreign:
-            held = f' that also holds {shorten(sorted(foreign))}' if foreign else ''
-            raise CheckpointError(f'{path}: is a folder{held} and is not replaced; choose another name')
+        if foreign or path.suffix in {'.pth', '.safetensors'}:
+            held = f'it holds {shorten(sorted(foreign))}' if foreign else f'{path.suffix} is for files'
+            raise CheckpointError(f'{path}: is a folder and is not replaced, {held}; choose another name')
     if os.path.lexists(path) and not overwrite:
         raise CheckpointError(f'{path}: exists; choose another name, or --overwrite')
     free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
     if free < total:
-        raise CheckpointError(
-            f'{path}: needs {human(total)}, and its disk has {human(free)} left; nothing was written'
-        )
+        raise CheckpointError(f'{path}: needs {human(total)}, its disk has {human(free)} left; nothing was written')
 
 
 def _write_file(path: Path, infos: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
@@ -104,25 +97,25 @@ def _write_file(path: Path, infos: Mapping[str, Tensor], read: Callable[[str], T
     with open(path, 'wb') as file:
         file.write(len(text).to_bytes(8, 'little') + text)
         for name in names:
-            tensor = read(name)
-            if tensor.numel():
-                file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            if infos[name].numel():
+                file.write(memoryview(read(name).reshape(-1).view(torch.uint8).numpy()))
 
 
 def _write_shards(
     folder: Path, infos: Mapping[str, Tensor], max_shard_bytes: int, read: Callable[[str], Tensor]
 ) -> None:
-    shards, total = [{}], 0
+    shards, size = [{}], 0
     for name, info in infos.items():
-        if shards[-1] and sum(t.nbytes for t in shards[-1].values()) + info.nbytes > max_shard_bytes:
+        size += info.nbytes
+        if size > max_shard_bytes and shards[-1]:
             shards.append({})
+            size = info.nbytes
         shards[-1][name] = info
-        total += info.nbytes
     folder.mkdir()
     weight_map = {}
     for i, shard in enumerate(shards, 1):
         name = f'model-{i:05d}-of-{len(shards):05d}.safetensors'
         _write_file(folder / name, shard, read)
         weight_map |= dict.fromkeys(shard, name)
-    index = dict(metadata=dict(total_size=total), weight_map=dict(sorted(weight_map.items())))
-    (folder / f'model{INDEX}').write_text(json.dumps(index, indent=2) + '\n')
+    metadata = dict(total_size=sum(info.nbytes for info in infos.values()))
+    (folder / f'model{INDEX}').write_text(json.dumps(dict(metadata=metadata, weight_map=weight_map), indent=2) + '\n')
