@@ -49,11 +49,7 @@ class LazyWeights(dict[str, Tensor]):
         return tensor
 
     def under(self, prefix: str) -> 'LazyWeights':
-        """The weights whose names begin with a prefix, without it; its last dot may be left out.
-
-        Raises:
-            CheckpointError: there are none.
-        """
+        """The weights whose names begin with a prefix, without it; a `CheckpointError` where there are none."""
         prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
         infos = {name.removeprefix(prefix): info for name, info in self.items() if name.startswith(prefix)}
         if not infos:
@@ -61,11 +57,7 @@ class LazyWeights(dict[str, Tensor]):
         return LazyWeights(self.path, infos, lambda name: self.read(prefix + name), self.meta)
 
     def cast(self, dtype: torch.dtype) -> 'LazyWeights':
-        """The weights in another floating-point type, each converted when it is read.
-
-        Raises:
-            CheckpointError: from reading a value that is too large for float16.
-        """
+        """The weights in another floating-point type; reading one too large for float16 is a `CheckpointError`."""
 
         def convert(name: str, tensor: Tensor) -> Tensor:
             cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
