@@ -12,13 +12,16 @@ import time
 import pytest
 from conftest import REPO, make_ade
 from mmengine.config import Config
+from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import DATASETS
 
+from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.work_dir import differences
 from vit22b_dense.errors import UserError
-from vit22b_dense.fewshot.cells import Backbone, Cell, results
-from vit22b_dense.fewshot.plan import plan
-from vit22b_dense.fewshot.runs import Run, iteration_reached, time_left
+from vit22b_dense.evaluation.runs import logged_losses
+from vit22b_dense.fewshot.cells import Cell, results
+from vit22b_dense.fewshot.plan import Backbone, plan_cells
+from vit22b_dense.fewshot.runs import Run, time_left
 from vit22b_dense.fewshot.table import markdown
 
 CONFIG = str(REPO / 'configs/demo/linear.py')
@@ -66,7 +69,11 @@ def finished(tmp_path_factory, data_root):
 
 
 def contents(folder) -> dict:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob('*.*')}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob('*.*')
+        if p.is_file()
+    }
 
 
 def test_dry_run_prints_a_line_a_cell_and_nothing_else(finished):
@@ -78,20 +85,37 @@ def test_dry_run_prints_a_line_a_cell_and_nothing_else(finished):
     assert '1 of 1 cells to be run' in printed.stderr
 
 
+def test_a_cell_is_evaluated_once_and_its_pictures_take_no_further_pass(finished, data_root, tmp_path, monkeypatch):
+    folder = finished[0] / 'vit22b_tiny_random/1_2/seed0'
+    logged = [line for path in folder.rglob('*.log') for line in path.read_text().splitlines() if 'mIoU: ' in line]
+    assert len(logged) == 1
+    assert 'Iter(test)' in logged[0]
+    assert (folder / 'test/examples/worst.png').exists()
+
+    seen, forward = [], BaseSegmentor.forward
+    monkeypatch.setattr(BaseSegmentor, 'forward', lambda self, *a, **k: seen.append(k) or forward(self, *a, **k))
+    (cell,) = planned(data_root, tmp_path)
+    cell.cfg.update(work_dir=str(tmp_path / 'test'), launcher='none')
+    score_and_record(cell.cfg, str(folder / 'iter_6.pth'), {})
+    record = json.loads((tmp_path / 'test/scores.json').read_text())
+    assert len(seen) == record['images'] == 2
+    assert [example['rank'] for example in record['examples']] == ['best', 'worst']
+
+
 def test_a_failed_cell_is_marked_beside_the_rows_that_were_there(finished):
     work_dir, *_, run = finished
     assert run.returncode == 1
     assert 'Traceback' not in run.stderr
     failed = next(line for line in run.stdout.splitlines() if 'FAILED' in line)
-    assert 'vit22b_tiny (absent) 1/2 seed 0: FAILED, tools/train.py ended with status 1: error: ' in failed
+    assert 'vit22b_tiny (absent.pth) 1/2 seed 0: FAILED, tools/train.py ended with status 1: error: ' in failed
     assert 'absent.pth' in failed
     assert '0 of 1 cells finished' in run.stdout
-    assert 'vit22b_tiny (absent), failed: 1/2 seed 0' in run.stdout
-    assert (work_dir / 'vit22b_tiny_absent/1_2/seed0/failed.txt').exists()
+    assert 'vit22b_tiny (absent.pth), failed: 1/2 seed 0' in run.stdout
+    assert (work_dir / 'vit22b_tiny_absent.pth/1_2/seed0/failed.txt').exists()
     scores = json.loads((work_dir / 'vit22b_tiny_random/1_2/seed0/test/scores.json').read_text())['scores']
     table = (work_dir / 'table.md').read_text()
     assert f'| vit22b_tiny (random weights) | {scores["mIoU"]:.2f} |' in table
-    assert '| vit22b_tiny (absent) | failed |' in table
+    assert '| vit22b_tiny (absent.pth) | failed |' in table
 
 
 def test_after_a_failed_cell_the_next_is_begun(data_root, tmp_path, monkeypatch, capsys):
@@ -159,7 +183,7 @@ def test_a_table_of_another_protocol_is_refused_even_for_other_cells(finished, d
 
 def planned(data_root, work_dir, backbones=('vit22b_tiny',), fractions=('1/2',), seeds=(0,), options=OPTIONS, **more):
     parsed = [Backbone.parse(text) for text in backbones]
-    return plan(
+    return plan_cells(
         CONFIG, parsed, fractions, seeds, work_dir, REPO / 'tools', data_root=str(data_root), options=options, **more
     )
 
@@ -234,15 +258,14 @@ def test_cells_come_seed_by_seed_with_the_subsets_sizes(data_root, tmp_path):
     cells = planned(
         data_root, tmp_path, backbones=['vit22b_tiny', 'vit22b_small'], fractions=['1/2', '1'], seeds=[0, 1]
     )
-    assert [(c.seed, c.backbone.name, c.fraction, len(c.train_names)) for c in cells] == [
-        (seed, name, fraction, images)
+    assert [(c.entry.seed, c.entry.backbone, c.entry.fraction, len(c.train_names)) for c in cells] == [
+        (seed, f'{name} (random weights)', fraction, images)
         for seed in (0, 1)
         for name in ('vit22b_tiny', 'vit22b_small')
         for fraction, images in (('1/2', 3), ('1', 6))
     ]
     assert len({c.work_dir for c in cells}) == 8
     assert len({c.train_names for c in cells}) == 3, 'two halves, and everything twice the same'
-    assert cells[0].label == 'vit22b_tiny (random weights)'
     assert not os.environ.keys() & {'VIT22B_BACKBONE', 'VIT22B_WEIGHTS', 'VIT22B_SEED'}
 
 
@@ -250,7 +273,7 @@ def test_a_toy_in_ade20ks_layout_is_not_taken_for_ade20k(data_root, tmp_path):
     """The published rows are drawn among ours on ADE20K alone."""
     backbone = [Backbone.parse('vit22b_tiny')]
     config = str(REPO / 'configs/ade20k/linear.py')
-    (real,) = plan(config, backbone, ['1/2'], [0], tmp_path / 'a', REPO / 'tools', data_root=str(data_root))
+    (real,) = plan_cells(config, backbone, ['1/2'], [0], tmp_path / 'a', REPO / 'tools', data_root=str(data_root))
     (toy,) = planned(data_root, tmp_path / 'b')
     assert real.result().data_set == 'ADE20KDataset'
     assert toy.result().data_set == 'ADE20KDataset (7 classes)'
@@ -270,7 +293,7 @@ def test_the_names_are_those_that_the_training_reads(data_root, tmp_path, unit):
 def test_a_finished_cell_is_left_alone(data_root, tmp_path, monkeypatch):
     cells = planned(data_root, tmp_path, seeds=[0, 1])
     (cells[0].work_dir / 'test').mkdir(parents=True)
-    (cells[0].work_dir / 'test/scores.json').write_text('{"scores": {"mIoU": 5.0}}')
+    (cells[0].work_dir / 'test/scores.json').write_text('{"checkpoint": "iter_6.pth", "scores": {"mIoU": 5.0}}')
     monkeypatch.setattr(Run, '_run', lambda self, cell, lock: begun.append(cell))
     begun = []
     Run(cells, lambda: None).all()
@@ -282,7 +305,10 @@ def test_random_weights_of_a_public_backbone(shared_data, data_root, tmp_path):
     folder = shared_data('dinov2_small_hf')
     backbones = [f'dinov2_small={folder}', f'dinov2_small={folder}:random']
     good, random = planned(data_root, tmp_path, backbones=backbones)
-    assert (good.label, random.label) == ('dinov2_small (dinov2_small_hf)', 'dinov2_small (random weights)')
+    assert (good.entry.backbone, random.entry.backbone) == (
+        'dinov2_small (dinov2_small_hf)',
+        'dinov2_small (random weights)',
+    )
     assert random.cfg.model.backbone.pretrained is False
     assert 'model.backbone.pretrained=False' in random.commands()['train']
     assert not any('pretrained' in part for part in good.commands()['train'])
@@ -305,8 +331,8 @@ def test_time_left_from_a_cost_a_cell_and_a_cost_an_iteration():
     assert time_left(done, [50, 50]) == pytest.approx(2 * (20 + 25))
 
 
-def test_the_iteration_reached_is_the_last_whole_line_of_the_latest_log(tmp_path):
-    assert iteration_reached(tmp_path) == (0, None)
+def test_losses_are_those_of_whole_lines_in_the_order_of_logging(tmp_path):
+    assert list(logged_losses(tmp_path)) == []
     for name, lines in (
         ('1', ['{"loss": 9.0, "step": 9}']),
         ('2', ['{"loss": 1.5, "step": 4}', '{"mIoU": 3}', '{"lo']),
@@ -314,7 +340,7 @@ def test_the_iteration_reached_is_the_last_whole_line_of_the_latest_log(tmp_path
         log = tmp_path / name / 'vis_data/scalars.json'
         log.parent.mkdir(parents=True)
         log.write_text('\n'.join(lines))
-    assert iteration_reached(tmp_path) == (4, 1.5)
+    assert list(logged_losses(tmp_path)) == [(9, 9.0), (4, 1.5)]
 
 
 def test_differences_ignore_places_and_tell_lists_from_values():
@@ -330,8 +356,8 @@ def test_an_interrupt_ends_the_process_and_its_cell_stays_unfinished(data_root, 
     monkeypatch.setattr(Cell, 'commands', lambda self: {'train': sleep})
     started = []
 
-    def interrupt(self, *_):
-        started.append(self.process)
+    def interrupt(self, process, *_):
+        started.append(process)
         raise KeyboardInterrupt
 
     run = Run(cells, lambda: None)

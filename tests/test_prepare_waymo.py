@@ -15,7 +15,7 @@ import pytest
 import waymo_made as made
 from waymo_made import FIRST, alter, command, contents, environment, index_of, last_line, run
 
-from vit22b_dense.waymo.components import SegmentReader
+from vit22b_dense.waymo.parquet import SegmentReader
 from vit22b_dense.waymo.prepare import Job, list_segments, prepare
 from vit22b_dense.waymo.types import Settings
 
@@ -37,7 +37,7 @@ def test_files_and_index(made_root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert '12 frames written' in last_line(done)
     assert '3 done, 0 complete before, 0 failed' in last_line(done)
-    assert '3.0 of 3 segments, 0 s left' in done.stderr
+    assert '3 of 3 segments, 0 s left' in done.stderr
     base = tmp_path / 'training'
     assert len(contents(base)) == 3 * (2 * 2 * 2 + 1)
     index = index_of(tmp_path)
@@ -100,8 +100,7 @@ def test_any_row_order_and_grouping(tmp_path: Path, group: int, monkeypatch: pyt
             return table.select(random.permutation([name for name in table.column_names if name != 'index']).tolist())
 
         alter(root, folder.name, shuffle, group)
-    monkeypatch.setattr('vit22b_dense.waymo.components.LOAD_BYTES', 1)  # a frame at a time
-    monkeypatch.setattr('vit22b_dense.waymo.parquet.BATCH_BYTES', 1)  # a row at a time
+    monkeypatch.setattr('vit22b_dense.waymo.parquet.FRAMES_LOADED', 1)  # a frame at a time
     prepare(Job(root, tmp_path / 'shuffled', 'training', ALL), print)
     assert contents(tmp_path / 'shuffled') == contents(tmp_path / 'plain')
 
@@ -193,11 +192,12 @@ def test_full_size_speed_and_memory(tmp_path: Path) -> None:
 import resource, sys, time
 from pathlib import Path
 from vit22b_dense.waymo.segment import prepare_segment
-from vit22b_dense.waymo.types import Settings
+from vit22b_dense.waymo.types import Job, Settings
 root, settings = Path(sys.argv[1]), Settings((1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (1,))
 began, busy = time.perf_counter(), time.process_time()
-report = prepare_segment(root, "training", "{made.SEGMENT}", root / "out", settings)
-print((time.process_time() - busy) / (report.frames / 5), (time.perf_counter() - began) / (report.frames / 5))
+index = prepare_segment(Job(root, root / "out", "training", settings), "{made.SEGMENT}")
+frames = len(index["frames"]) / 5
+print((time.process_time() - busy) / frames, (time.perf_counter() - began) / frames)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 """
     measured = []

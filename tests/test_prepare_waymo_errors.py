@@ -15,7 +15,7 @@ import waymo_made as made
 from waymo_made import SEGMENT, alter, command, contents, environment, index_of, last_line, run
 
 from vit22b_dense import files
-from vit22b_dense.waymo.components import SegmentReader
+from vit22b_dense.waymo.parquet import SegmentReader
 from vit22b_dense.waymo.prepare import Job, PrepareError, prepare
 from vit22b_dense.waymo.types import Settings
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from vit22b_dense.errors import UserError
-from vit22b_dense.evaluation.report import group_table, render
+from vit22b_dense.evaluation.report import group_tables, loss_figures, render
 from vit22b_dense.evaluation.runs import find_runs, read_run
+from vit22b_dense.fewshot.report import section
 from vit22b_dense.fewshot.table import CellResult, to_csv
 
 VOID = {'meta', 'link', 'img', 'br'}
@@ -56,6 +57,10 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
+def page_of(folders, title=None):
+    return render([section(folder) for folder in folders], title)
+
+
 def make_run(folder, scores, losses=((1, 2.0), (2, 1.0)), shade=100, metric='mIoU', test='test'):
     """A folder as tools/train.py and tools/test.py leave it."""
     log = folder / '20260101_000000/vis_data/scalars.json'
@@ -93,13 +98,13 @@ def few_shot(tmp_path):
 
 
 def test_few_shot_page_shows_the_scores_classes_and_pictures_of_its_folders(few_shot):
-    text = render([few_shot], 'A <title>')
+    text = page_of([few_shot], 'A <title>')
     page = Page(text)
     assert ['tiny', '20.50 ± 0.71', '22.00 (1 of 2 seeds; failed)'] in page.tables[0]
     classes = next(table for table in page.tables if table[0][0] == 'class, IoU (%)')
-    assert classes == [['class, IoU (%)', '1/16', '1'], ['road', '70.5', '72.0'], ['<sky>', '0.0', '0.0']]
+    assert classes == [['class, IoU (%)', '1/16', 'all'], ['road', '70.5', '72.0'], ['<sky>', '0.0', '0.0']]
     assert ['ViT-22B (published)', '44.7', '47.2', '50.6', '52.5', '54.9'] in page.tables[2]
-    assert any('tiny, failed: 1 seed 1' in part for part in page.text)
+    assert any('tiny, failed: all seed 1' in part for part in page.text)
     assert 'A <title>' in page.text
     assert '<b>EncoderDecoder' not in text
     assert page.tables[-1] == [['package', 'version'], ['python', '3.11.7'], ['torch', '2.13.0']]
@@ -112,13 +117,13 @@ def test_few_shot_page_shows_the_scores_classes_and_pictures_of_its_folders(few_
         assert abs(int(np.asarray(image)[10, 10, 0]) - shade) <= 2
     # those of all the data are shown at once
     assert re.findall(r'<details( open)?><summary>(tiny, .*?)</summary>', text)[:2] == [
-        ('', 'tiny, 1/16, seed 0'), (' open', 'tiny, 1, seed 0'),
+        ('', 'tiny, 1/16, seed 0'), (' open', 'tiny, all, seed 0'),
     ]  # fmt: skip
-    assert text == render([few_shot], 'A <title>')
+    assert text == page_of([few_shot], 'A <title>')
 
 
 def test_the_page_needs_no_other_file(few_shot):
-    text = render([few_shot], 'title')
+    text = page_of([few_shot], 'title')
     page = Page(text)
     inner = re.sub(r'(xmlns(:\w+)?|<rdf:|rdf:resource)="[^"]*"', '', text)
     assert all(address.startswith(('data:', '#')) for address in page.addresses)
@@ -126,18 +131,37 @@ def test_the_page_needs_no_other_file(few_shot):
 
 
 def test_bars_are_as_long_as_the_values(few_shot):
-    shares = re.findall(r'--share:([\d.]+)%">([\d.]+)<', render([few_shot], 'title'))
+    shares = re.findall(r'--share:([\d.]+)%">([\d.]+)<', page_of([few_shot], 'title'))
     assert [(float(a), float(b)) for a, b in shares] == [(70.5, 70.5), (72.0, 72.0), (0, 0), (0, 0)]
+
+
+def test_a_page_is_called_after_what_was_run(few_shot, tmp_path):
+    make_run(tmp_path / 'runs/one', {'mIoU': 21.3})
+    page = page_of([few_shot, tmp_path / 'runs'])
+    assert '<title>Few-shot results: linear.py; Runs in runs</title>' in page
+    assert '<h2>Runs in runs</h2>' in page
+    alone = page_of([few_shot])
+    assert '<h1>Few-shot results: linear.py</h1>' in alone
+    assert '<h2>' not in alone
+
+
+def test_a_fraction_has_one_colour_and_place_in_all_figures_of_losses(tmp_path):
+    runs = {name: read_run(make_run(tmp_path / name, {'mIoU': 1.0})) for name in ('1/16', 'all')}
+    (both,) = loss_figures('', [*runs.items()], list(runs))
+    (one,) = loss_figures('', [('all', runs['all'])], list(runs))
+    colours = [re.findall(r'stroke: (#(?:1f77b4|ff7f0e))', figure) for figure in (both, one)]
+    assert [list(dict.fromkeys(found)) for found in colours] == [['#1f77b4', '#ff7f0e'], ['#ff7f0e']]
+    assert loss_figures('', [], list(runs)) == []
 
 
 def test_depth_is_told_by_distance():
     scores = {'pixel/abs_rel': 0.3, '0-20m/pixel/abs_rel': 0.1, '20-40m/pixel/abs_rel': 0.4, '0-20m/pixel/rmse': 9}
-    table = group_table('run', {'a': [scores], 'b': [{'0-20m/pixel/abs_rel': 0.2}, {'0-20m/pixel/abs_rel': 0.3}]})
+    (table,) = group_tables('run', {'a': [scores], 'b': [{'0-20m/pixel/abs_rel': 0.2}, {'0-20m/pixel/abs_rel': 0.3}]})
     assert table.rows == [
         ['ground truth, abs_rel', 'a', 'b'], ['0-20m', '0.100', '0.250'], ['20-40m', '0.400', '–'],
     ]  # fmt: skip
     assert table.shades == [[None, 0.25, 0.625], [None, 1.0, None]]
-    assert group_table('run', {'a': [{'mIoU': 3.0}]}) is None
+    assert group_tables('run', {'a': [{'mIoU': 3.0}]}) == []
 
 
 def test_single_runs_in_one_folder(tmp_path):
@@ -146,7 +170,7 @@ def test_single_runs_in_one_folder(tmp_path):
     log = tmp_path / 'runs/three/20260101_000000/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
     log.write_text('{"loss": 1.0, "step": 1}\n{"loss": 0.5, "st')
-    page = Page(render([tmp_path / 'runs'], 'title'))
+    page = Page(page_of([tmp_path / 'runs'], 'title'))
     assert page.tables[0] == [['run', 'mIoU'], ['one', '21.3'], ['two', '49.82']]
     assert any('three: not tested' in part for part in page.text)
     assert ['road', '50.0', '80.0'] in page.tables[1]
@@ -156,7 +180,7 @@ def test_segmentation_and_depth_in_one_folder_have_tables_of_their_own(tmp_path)
     make_run(tmp_path / 'runs/seg', {'mIoU': 21.3, 'majority/mIoU': 2.5, 'majority/aAcc': 9.0, 'IoU/road': 50.0})
     scores = {'pixel/abs_rel': 0.3, 'image/abs_rel': 0.2, 'mean_depth/rmse': 14.0, '0-20m/pixel/abs_rel': 0.1}
     make_run(tmp_path / 'runs/depth', scores | {'images': 8}, metric='abs_rel')
-    tables = Page(render([tmp_path / 'runs'], 'title')).tables
+    tables = Page(page_of([tmp_path / 'runs'], 'title')).tables
     assert tables[:4] == [
         [['run', 'mIoU', 'majority/mIoU'], ['seg', '21.3', '2.5']],
         [['run', 'pixel/abs_rel', 'mean_depth/rmse'], ['depth', '0.3', '14']],
@@ -167,7 +191,7 @@ def test_segmentation_and_depth_in_one_folder_have_tables_of_their_own(tmp_path)
 
 def test_many_classes_are_folded_away(tmp_path):
     make_run(tmp_path / 'run', {'mIoU': 21.3} | {f'IoU/{n}': float(n) for n in range(60)})
-    assert '<summary>60 rows: class, IoU (%)</summary>' in render([tmp_path / 'run'], 'title')
+    assert '<summary>60 rows: class, IoU (%)</summary>' in page_of([tmp_path / 'run'], 'title')
 
 
 def test_a_test_elsewhere_finds_its_training(tmp_path):
@@ -189,24 +213,24 @@ def test_losses_of_a_resumed_run_are_those_logged_last(tmp_path):
 
 def test_what_is_no_run_is_named(tmp_path, few_shot):
     with pytest.raises(UserError, match='absent: no such folder'):
-        render([tmp_path / 'absent'], 'title')
+        page_of([tmp_path / 'absent'], 'title')
     (tmp_path / 'nothing').mkdir()
     with pytest.raises(UserError, match='nothing: no run in it'):
-        render([tmp_path / 'nothing'], 'title')
+        page_of([tmp_path / 'nothing'], 'title')
     (few_shot / 'tiny/1/seed0/test/scores.json').write_text('[]')
     with pytest.raises(UserError, match=r'scores.json: not written by tools/test.py'):
-        render([few_shot], 'title')
+        page_of([few_shot], 'title')
 
 
 def test_a_picture_that_is_gone_is_named(few_shot):
     (few_shot / 'tiny/1/seed0/test/examples/best.png').unlink()
     with pytest.raises(UserError, match=r'best.png: the picture cannot be read .* run tools/test.py again'):
-        render([few_shot], 'title')
+        page_of([few_shot], 'title')
 
 
 def test_the_tool_writes_the_page(few_shot, run_tool, tmp_path):
     done = run_tool('tools/report.py', few_shot, '--out', tmp_path / 'deep/report.html')
-    assert (tmp_path / 'deep/report.html').read_text() == render([few_shot], 'fewshot')
+    assert (tmp_path / 'deep/report.html').read_text() == page_of([few_shot])
     assert 'report.html: ' in done.stdout
     bad = run_tool('tools/report.py', few_shot, '--out', few_shot / 'table.csv/report.html', check=False)
     assert bad.returncode == 1
@@ -219,9 +243,10 @@ def test_in_a_browser_nothing_is_wider_than_the_screen(few_shot, tmp_path, width
     measure = (
         "<script>addEventListener('load', () => { const all = [...document.images];"
         'document.body.dataset.found = [document.documentElement.scrollWidth, all.length,'
-        "all.filter(i => i.complete && i.naturalWidth).length].join(' ') })</script>"
+        'all.filter(i => i.complete && i.naturalWidth).length,'
+        "getComputedStyle(document.querySelector('.hint')).display].join(' ') })</script>"
     )
-    text = render([few_shot], 'title').replace('loading="lazy"', '').replace('</body>', f'{measure}</body>')
+    text = page_of([few_shot], 'title').replace('loading="lazy"', '').replace('</body>', f'{measure}</body>')
     (tmp_path / 'page.html').write_text(text)
     # chromium's window has a least width; a frame has none
     frame = f'<iframe id="f" src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
@@ -231,6 +256,8 @@ def test_in_a_browser_nothing_is_wider_than_the_screen(few_shot, tmp_path, width
     options += ['allow-file-access-from-files', 'window-size=1400,1000', f'user-data-dir={tmp_path / "profile"}']
     command = ['chromium', *(f'--{option}' for option in options), (tmp_path / 'frame.html').as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    scroll, images, shown = map(int, re.search(r'FOUND (\d+) (\d+) (\d+)', done.stdout).groups())
+    *numbers, hint = re.search(r'FOUND (\d+) (\d+) (\d+) (\w+)', done.stdout).groups()
+    scroll, images, shown = map(int, numbers)
     assert scroll <= width
     assert images == shown == 6
+    assert hint == ('block' if width < 600 else 'none'), 'pictures that go on beyond the screen say so'

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import waymo_made as made
 
-from vit22b_dense.waymo.components import SegmentReader
+from vit22b_dense.waymo.parquet import SegmentReader
 from vit22b_dense.waymo.projection import SparseDepth, camera_depth, nearest_per_pixel, row_inclinations, scan_points
 from vit22b_dense.waymo.types import (
     CameraCalibration,

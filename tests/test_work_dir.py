@@ -1,8 +1,8 @@
 """A work dir is one run's: other runs are refused by the name of what differs, and nothing in it is overwritten."""
 
+import ast
 import fcntl
 import hashlib
-import os
 import subprocess
 import sys
 
@@ -10,7 +10,10 @@ import pytest
 import torch
 from conftest import REPO, make_ade
 
+from vit22b_dense.checkpoint import CheckpointError
 from vit22b_dense.engine.config import default_work_dir, load_config
+from vit22b_dense.engine.precision import use_mixed_precision
+from vit22b_dense.engine.run import DenseRunner
 from vit22b_dense.engine.work_dir import WorkDirError, claim, find_checkpoint
 
 CONFIG = REPO / 'configs/demo/linear.py'
@@ -50,48 +53,62 @@ def finished(tmp_path_factory, run_train):
     return work_dir
 
 
-@pytest.mark.parametrize(
-    ('more', 'options', 'message'),
-    [
-        ([], [], r'holds a run already \(iter_4.pth\)\. Go on with it by --resume'),
-        (['--resume', '--seed', '1'], [], 'train_dataloader.dataset.dataset.seed is 0 there and 1 now'),
-        (['--resume', '--fraction', '1/2'], [], "dataset.fraction is '1' there and '1/2' now"),
-        (['--resume'], ['train_dataloader.batch_size=3'], 'train_dataloader.batch_size is 2 there and 3 now'),
-        (['--resume'], ['optim_wrapper.optimizer.lr=0.5'], r'optimizer.lr is [\de.-]+ there and 0.5 now'),
-        (['--resume', '--backbone', 'vit22b_small'], [], "model.backbone.arch is 'tiny' there and 'small' now"),
-        (['--resume', '--amp'], [], "optim_wrapper.type is 'OptimWrapper' there and 'BFloat16OptimWrapper' now"),
-    ],
-)  # fmt: skip
-def test_another_run_is_refused_and_nothing_overwritten(finished, run_train, more, options, message):
-    import re
+def claimed(work_dir, data_root, options=None, resume=True, amp=False, **axes):
+    """The config of a training in a work dir, claimed as `tools/train.py` does it."""
+    given = dict(token.split('=') for token in [*SMALL, *(options or [])])
+    overrides = {key: ast.literal_eval(value) for key, value in given.items()}
+    cfg = load_config(CONFIG, dict(dict(backbone='vit22b_tiny', data_root=str(data_root)), **axes), overrides)
+    if amp:
+        use_mixed_precision(cfg)
+    cfg.work_dir, cfg.resume = str(work_dir), resume
+    claim(cfg).close()
 
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(resume=False), r'holds a run already \(iter_4.pth\)\. Continue it with --resume'),
+        (dict(seed='1'), 'train_dataloader.dataset.dataset.seed is 0 there and 1 now'),
+        (dict(fraction='1/2'), "dataset.fraction is '1' there and '1/2' now"),
+        (dict(options=['train_dataloader.batch_size=3']), 'train_dataloader.batch_size is 2 there and 3 now'),
+        (dict(options=['optim_wrapper.optimizer.lr=0.5']), r'optimizer.lr is [\de.-]+ there and 0.5 now'),
+        (dict(backbone='vit22b_small'), "model.backbone.arch is 'tiny' there and 'small' now"),
+        (dict(amp=True), "optim_wrapper.type is 'OptimWrapper' there and 'BFloat16OptimWrapper' now"),
+    ],
+)
+def test_another_run_is_refused_and_nothing_overwritten(finished, data_root, changes, message):
     before = contents(finished)
-    done = run_train(finished, *more, options=options)
+    claimed(finished, data_root)  # the same run may go on
+    with pytest.raises(WorkDirError, match=message):
+        claimed(finished, data_root, **changes)
+    assert contents(finished) == before
+
+
+def test_the_tool_refuses_another_run_in_one_line(finished, run_train):
+    before = contents(finished)
+    done = run_train(finished, '--resume', '--seed', '1')
     assert done.returncode == 1
-    assert re.search(message, done.stderr), done.stderr
+    assert 'seed is 0 there and 1 now' in done.stderr
     assert 'Traceback' not in done.stderr
     assert contents(finished) == before
 
 
-def test_a_foreign_work_dir_is_refused(tmp_path, run_train):
+def test_a_foreign_work_dir_is_refused(tmp_path, data_root):
     torch.save({}, tmp_path / 'iter_9.pth')
-    done = run_train(tmp_path, '--resume')
-    assert done.returncode == 1
-    assert 'iter_9.pth of another configuration (there is no linear.py)' in done.stderr
+    with pytest.raises(WorkDirError, match=r'iter_9.pth of another configuration \(there is no linear.py\)'):
+        claimed(tmp_path, data_root)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['.training', 'iter_9.pth']
 
 
-def test_settings_that_do_not_matter_may_change(finished, run_train):
-    done = run_train(finished, '--resume', options=['default_hooks.logger.interval=1', 'log_level=WARNING'])
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_settings_that_do_not_matter_may_change(finished, data_root):
+    claimed(finished, data_root, options=['default_hooks.logger.interval=1', "log_level='WARNING'"])
 
 
-def test_a_work_dir_in_use_is_refused(finished, run_train):
+def test_a_work_dir_in_use_is_refused(finished, data_root):
     with open(finished / '.training', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run_train(finished, '--resume')
-    assert done.returncode == 1
-    assert 'another process trains there' in done.stderr
+        with pytest.raises(WorkDirError, match='another process trains there'):
+            claimed(finished, data_root)
 
 
 def test_the_lock_ends_with_its_process_though_a_worker_lives_on(tmp_path):
@@ -106,40 +123,41 @@ def test_the_lock_ends_with_its_process_though_a_worker_lives_on(tmp_path):
     assert process.wait(120) == 0
     cfg = load_config(CONFIG, dict(data_root=str(tmp_path)))
     cfg.work_dir, cfg.resume = str(tmp_path), False
-    os.close(claim(cfg))
+    claim(cfg).close()
     process.stdout.close()
     subprocess.run(['pkill', '-f', str(tmp_path)], check=False)
 
 
-def test_weights_alone_cannot_be_resumed(finished, run_train, tmp_path):
-    work_dir = tmp_path / 'run'
-    work_dir.mkdir()
-    (work_dir / 'linear.py').write_text((finished / 'linear.py').read_text())
+@pytest.mark.parametrize('lacking', ['optimizer', 'param_schedulers'])
+def test_weights_alone_cannot_be_resumed(finished, lacking, tmp_path):
     checkpoint = torch.load(finished / 'iter_2.pth', weights_only=False)
-    for lacking in ('optimizer', 'param_schedulers'):
-        torch.save({k: v for k, v in checkpoint.items() if k != lacking}, work_dir / 'iter_2.pth')
-        done = run_train(work_dir, '--resume')
-        assert done.returncode == 1
-        assert f'iter_2.pth: cannot be resumed, it lacks {lacking}' in done.stderr
-        assert not (work_dir / 'iter_4.pth').exists()
+    torch.save({k: v for k, v in checkpoint.items() if k != lacking}, tmp_path / 'iter_2.pth')
+    runner = DenseRunner.__new__(DenseRunner)
+    runner._resume = True
+    with pytest.raises(CheckpointError, match=f'iter_2.pth: cannot be resumed, it lacks {lacking}'):
+        runner.load_checkpoint(str(tmp_path / 'iter_2.pth'))
+
+
+@pytest.mark.parametrize('told', [None, '/elsewhere/iter_1.pth'])
+def test_the_latest_checkpoint_counts_whatever_last_checkpoint_says(finished, told, tmp_path):
+    (tmp_path / 'iter_2.pth').write_bytes((finished / 'iter_2.pth').read_bytes())
+    if told:
+        (tmp_path / 'last_checkpoint').write_text(told)
+    assert find_checkpoint(tmp_path).name == 'iter_2.pth'
 
 
 def test_resuming_needs_no_last_checkpoint_and_survives_a_move(finished, run_train, tmp_path):
-    """Killed between the two writes, iter_2.pth is there and last_checkpoint is not, or tells of an older one."""
-    for told in (None, '/elsewhere/iter_1.pth'):
-        work_dir = tmp_path / f'run{bool(told)}'
-        work_dir.mkdir()
-        for name in ('linear.py', 'iter_2.pth'):
-            (work_dir / name).write_bytes((finished / name).read_bytes())
-        if told:
-            (work_dir / 'last_checkpoint').write_text(told)
-        assert find_checkpoint(work_dir).name == 'iter_2.pth'
-        done = run_train(work_dir, '--resume')
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert 'resumed epoch: 0, iter: 2' in done.stdout + done.stderr
-        ours, theirs = (torch.load(f / 'iter_4.pth', weights_only=False)['state_dict'] for f in (work_dir, finished))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    """Killed between the two writes: iter_2.pth is there and last_checkpoint is not."""
+    work_dir = tmp_path / 'moved'
+    work_dir.mkdir()
+    for name in ('linear.py', 'iter_2.pth'):
+        (work_dir / name).write_bytes((finished / name).read_bytes())
+    done = run_train(work_dir, '--resume')
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'resumed epoch: 0, iter: 2' in done.stdout + done.stderr
+    ours, theirs = (torch.load(f / 'iter_4.pth', weights_only=False)['state_dict'] for f in (work_dir, finished))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_testing_leaves_the_trainings_config_alone(finished, data_root, run_tool):

@@ -9,18 +9,21 @@ of other backbones say, stay in them.
 """
 
 import argparse
+import contextlib
+import shlex
 import signal
 import sys
 from pathlib import Path
 
-from vit22b_dense.engine.config import default_work_dir
-from vit22b_dense.errors import UserError, run_tool
-from vit22b_dense.fewshot.cells import Backbone, Cell, results
-from vit22b_dense.fewshot.curve import draw_curve
-from vit22b_dense.fewshot.plan import plan
-from vit22b_dense.fewshot.runs import Run
-from vit22b_dense.fewshot.table import markdown, missing_lines, to_csv
-from vit22b_dense.files import write_atomically
+with contextlib.redirect_stdout(sys.stderr):  # mmseg says what it did not find; a dry run's output is for a scheduler
+    from vit22b_dense.engine.config import default_work_dir
+    from vit22b_dense.errors import UserError, run_tool
+    from vit22b_dense.fewshot.cells import TABLE, Cell, results
+    from vit22b_dense.fewshot.curve import draw_curve
+    from vit22b_dense.fewshot.plan import Backbone, plan_cells
+    from vit22b_dense.fewshot.runs import Run
+    from vit22b_dense.fewshot.table import markdown, missing_lines, to_csv
+    from vit22b_dense.files import write_atomically
 
 FRACTIONS = ['1/16', '1/8', '1/4', '1/2', '1']
 
@@ -70,7 +73,7 @@ def write_table(cells: list[Cell], work_dir: Path, title: str) -> str:
     found = results(cells, work_dir)
     text = markdown(found, title)
     try:
-        write_atomically(work_dir / 'table.csv', to_csv(found))
+        write_atomically(work_dir / TABLE, to_csv(found))
         write_atomically(work_dir / 'curve.png', draw_curve(found))
         write_atomically(work_dir / 'table.md', text)
     except OSError as error:
@@ -87,7 +90,7 @@ def main() -> int:
     args = parse_args()
     name = Path(default_work_dir(args.config, dict(regime=args.regime))).name
     work_dir = args.work_dir or Path('work_dirs', f'fewshot_{name}')
-    cells = plan(
+    cells = plan_cells(
         args.config,
         [Backbone.parse(text) for text in args.backbones],
         args.fractions,
@@ -102,7 +105,7 @@ def main() -> int:
         raise UserError(f'{work_dir}: no such folder, so there is nothing to collect; name it with --work-dir')
     results(cells, work_dir)  # refuses a folder with a table of another protocol
     if args.dry_run:
-        lines = [cell.shell_line() for cell in cells if not cell.finished]
+        lines = [' && '.join(map(shlex.join, cell.commands().values())) for cell in cells if not cell.finished]
         print('\n'.join(lines), end='\n' if lines else '')
         print(f'{len(lines)} of {len(cells)} cells to be run', file=sys.stderr)
         return 0

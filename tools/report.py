@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.evaluation.report import render
+from vit22b_dense.fewshot.report import section
 from vit22b_dense.files import write_atomically
 
 
@@ -21,10 +22,10 @@ def main() -> None:
     )
     parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='folder with runs')
     parser.add_argument('--out', type=Path, metavar='FILE', help='default: report.html in the first WORK_DIR')
-    parser.add_argument('--title', help="default: the work dirs' names")
+    parser.add_argument('--title', help='default: what was run')
     args = parser.parse_args()
     out = args.out or args.work_dirs[0] / 'report.html'
-    page = render(args.work_dirs, args.title or ', '.join(path.resolve().name for path in args.work_dirs))
+    page = render([section(work_dir) for work_dir in args.work_dirs], args.title)
     try:
         write_atomically(out, page)
     except OSError as error:

@@ -4,13 +4,14 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 from prettytable import PrettyTable
 
+from vit22b_dense.datasets.loading import LoadLabels
 from vit22b_dense.engine.config import AXES, add_config_arguments, check_data, load_config
 from vit22b_dense.errors import UserError, run_tool
-from vit22b_dense.fewshot.class_counts import count_classes
 from vit22b_dense.fewshot.subset import FewShotSubset, digest
 from vit22b_dense.files import write_atomically
 from vit22b_dense.progress import Progress
@@ -30,7 +31,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def class_table(subset: FewShotSubset, num_classes: int) -> str:
-    pixels, images = count_classes(subset, num_classes, Progress('label maps'))
+    load, progress = LoadLabels(num_classes), Progress('label maps')
+    pixels, images = np.zeros((2, num_classes), np.int64)
+    for done in range(len(subset)):
+        labels = load(subset.get_data_info(done))['gt_seg_map']
+        counts = np.bincount(labels[labels != 255], minlength=num_classes)
+        pixels += counts
+        images += counts > 0
+        progress(done + 1, len(subset))
     table = PrettyTable(['class', 'pixels', 'share %', 'images', ''], align='r')
     total = max(int(pixels.sum()), 1)
     for name, p, n in zip(subset.metainfo['classes'], pixels, images, strict=True):

@@ -1,223 +1,112 @@
 """Toy streets as a data set in the Waymo Open Dataset's v2 schema: cameras, five LiDARs, a moving car."""
 
-from __future__ import annotations
-
-import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import cv2
 import numpy as np
 
 from ..errors import UserError
-from ..waymo.types import (
-    CAMERAS,
-    LASERS,
-    SPLITS,
-    TOP,
-    CameraCalibration,
-    CameraImage,
-    Frame,
-    LaserCalibration,
-    LaserScan,
-)
-from .camera import Camera, render
-from .light import Light, sample_light
-from .manifest import make_set
-from .scene import Street, make_street
+from ..waymo.parquet import COMPONENTS
+from ..waymo.types import CAMERAS, TOP, CameraCalibration, CameraImage, Frame, LaserCalibration, LaserScan
+from ..waymo.writer import camera_projections, laser_rays, write_segment
+from .made_set import SPLITS, MadeSet, seeded_street
+from .parts import rotation
+from .render import Camera, encode_jpeg, render, rigid, sample_light
 
-# To be raised when the same seed gives other data.
-_VERSION = 1
-_JPEG_QUALITY = 92
-# Where the cameras look and when they expose, by number: radians, and seconds from the frame's own time.
-_CAMERA_YAW = {1: 0.0, 2: 0.78, 3: -0.78, 4: 1.57, 5: -1.57}
-_CAMERA_DELAY = {1: 0.0, 2: -0.015, 3: 0.015, 4: -0.03, 5: 0.03}
-# Turn (yaw, radians) and place (metres, vehicle frame) of each LiDAR.
-_LASER_PLACE = {
-    1: (2.6, (1.4, 0.0, 2.1)),
-    2: (0.0, (3.6, 0.0, 0.7)),
-    3: (1.57, (3.2, 1.0, 1.0)),
-    4: (-1.57, (3.2, -1.0, 1.0)),
-    5: (3.1, (-1.1, 0.0, 0.5)),
-}
-TOP_SHAPE, NEAR_SHAPE = (64, 1325), (32, 96)
-# How far they see, metres, and the share of returns that is lost.
+# Where each camera looks (yaw, radians) and when it exposes (seconds from the frame's own time), by number.
+CAMERA_AIM = {1: (0.0, 0.0), 2: (0.78, -0.015), 3: (-0.78, 0.015), 4: (1.57, -0.03), 5: (-1.57, 0.03)}
+# Turn (yaw, radians) and place (metres, vehicle frame) of LiDAR 1 to 5.
+_LASER_YAW = (2.6, 0.0, 1.57, -1.57, 3.1)
+_LASER_PLACE = ((1.4, 0.0, 2.1), (3.6, 0.0, 0.7), (3.2, 1.0, 1.0), (3.2, -1.0, 1.0), (-1.1, 0.0, 0.5))
+# Rows and columns of TOP and of the others, how far they see (metres), and the share of returns that is lost.
+_TOP_SHAPE, _NEAR_SHAPE = (64, 1325), (32, 96)
 _TOP_REACH, _NEAR_REACH, _LOST = 75.0, 20.0, 0.03
 # A frame each so many seconds, at this speed: the car stays on the stretch that the street keeps free.
-_STEP, _SPEED, _SPIN = 0.4, 6.0, 0.1
-FRAMES = 3
+_FRAMES, _STEP, _SPEED, _SPIN = 3, 0.4, 6.0, 0.1
 _FIRST = 1_500_000_000_000_000  # microseconds
 # The street in the world: far from its origin and turned, as the released ones are.
 _WORLD_YAW, _WORLD_PLACE = 0.7, (12_000.0, -7_000.0, 80.0)
+_WORLD = rigid(rotation(2, _WORLD_YAW), _WORLD_PLACE)
 
 
-def _transform(yaw: float, place: Sequence[float]) -> np.ndarray:
-    """(4, 4): a turn about z, and a translation."""
-    result = np.eye(4)
-    result[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
-    result[:3, 3] = place
-    return result
+def street_from_vehicle(frame: int, delay: float | np.ndarray = 0.0) -> np.ndarray:
+    """Where the car is some seconds after a frame's own time, (..., 4, 4), metres."""
+    pose = np.zeros((*np.shape(delay), 4, 4)) + np.eye(4)
+    pose[..., 0, 3] = _SPEED * ((frame - (_FRAMES - 1) / 2) * _STEP + delay)
+    return pose
 
 
-def _car_x(seconds: float | np.ndarray) -> float | np.ndarray:
-    """Where the car is along the street at a time from the segment's middle, metres."""
-    return _SPEED * seconds
+@dataclass(frozen=True)
+class WaymoSet(MadeSet):
+    """A data set that reads like the released Waymo files, ROOT/SPLIT/COMPONENT/SEGMENT.parquet.
 
-
-def _world_from_vehicle(seconds: float) -> np.ndarray:
-    return _transform(_WORLD_YAW, _WORLD_PLACE) @ _transform(0.0, (_car_x(seconds), 0.0, 0.0))
-
-
-def calibrations(
-    size: tuple[int, int], cameras: Sequence[str]
-) -> tuple[dict[int, CameraCalibration], dict[int, LaserCalibration]]:
-    """The car's sensors, by number.
-
-    Args:
-        size: (height, width) of the pictures; the field of view is Waymo's, 50 degrees.
-        cameras: names.
+    A job is a segment of three frames: a car drives a few metres down a street of its own.
     """
-    height, width = size
-    f = 1.06 * width
-    intrinsic = np.array([f, f, width / 2, height / 2, 0, 0, 0, 0, 0], np.float64)
-    eyes = {
-        n: CameraCalibration(n, intrinsic, _transform(_CAMERA_YAW[n], (1.5, 0.1 * (n > 1), 2.1)), width, height)
-        for n in sorted(CAMERAS[name] for name in cameras)
-    }
-    lasers = {}
-    for n in sorted(LASERS.values()):
-        yaw, place = _LASER_PLACE[n]
-        # TOP's beams lie closer together near the horizon and are listed; the others' are evenly spread.
-        values = np.radians(2.4 - 20.0 * np.linspace(1, 0, TOP_SHAPE[0]) ** 1.4) if n == TOP else None
-        low, high = np.radians((-17.6, 2.4) if n == TOP else (-60.0, 25.0))
-        lasers[n] = LaserCalibration(n, _transform(yaw, place), float(low), float(high), values)
-    return eyes, lasers
 
+    cameras: tuple[str, ...] = ('FRONT',)
+    kind: ClassVar = {'format': 'waymo', 'version': 1}
 
-def segment_frames(
-    seed: int, split: str, index: int, size: tuple[int, int], cameras: Sequence[str] = ('FRONT',)
-) -> Iterator[Frame]:
-    """The frames of one segment: a car drives a few metres down a street of its own.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cameras or not set(self.cameras) <= set(CAMERAS):
+            raise UserError(f'cameras={list(self.cameras)}: choose some of {", ".join(CAMERAS)}')
 
-    Args:
-        seed: of the data set.
-        split: one of Waymo's.
-        index: of the segment, from 1.
-        size: (height, width) of the pictures.
-        cameras: names of the cameras.
-    """
-    sequence = np.random.SeedSequence((seed, 1 + SPLITS.index(split), index, 22))
-    street = make_street(int(sequence.generate_state(1, np.uint64)[0]))
-    rng = np.random.default_rng(sequence)
-    light = sample_light(rng)
-    eyes, lasers = calibrations(size, cameras)
-    for i in range(FRAMES):
-        seconds = (i - (FRAMES - 1) / 2) * _STEP
-        poses = {n: _world_from_vehicle(seconds + _CAMERA_DELAY[n]) for n in eyes}
-        images = {
-            n: CameraImage(_photograph(street, eye, _car_x(seconds + _CAMERA_DELAY[n]), light, rng), poses[n])
-            for n, eye in eyes.items()
-        }
-        scans = {n: _scan(street, laser, seconds, eyes, poses, rng) for n, laser in lasers.items()}
-        yield Frame(_FIRST + round(i * _STEP * 1e6), _world_from_vehicle(seconds), images, scans)
+    def sensors(self) -> tuple[dict[int, CameraCalibration], dict[int, LaserCalibration]]:
+        """The car's cameras and LiDARs, by number."""
+        height, width = self.size
+        f = 1.06 * width  # as Waymo's: a field of view of 50 degrees
+        intrinsic = np.array([f, f, width / 2, height / 2, 0, 0, 0, 0, 0], np.float64)
+        eyes, lasers = {}, {}
+        for n in sorted(CAMERAS[name] for name in self.cameras):
+            extrinsic = rigid(rotation(2, CAMERA_AIM[n][0]), (1.5, 0.1 * (n > 1), 2.1))
+            eyes[n] = CameraCalibration(n, intrinsic, extrinsic, width, height)
+        for n, (yaw, place) in enumerate(zip(_LASER_YAW, _LASER_PLACE, strict=True), 1):
+            # TOP's beams lie closer together near the horizon and are listed; the others' are evenly spread.
+            values = np.radians(2.4 - 20.0 * np.linspace(1, 0, _TOP_SHAPE[0]) ** 1.4) if n == TOP else None
+            low, high = np.radians((-17.6, 2.4) if n == TOP else (-60.0, 25.0))
+            lasers[n] = LaserCalibration(n, rigid(rotation(2, yaw), place), low, high, values)
+        return eyes, lasers
 
+    def frames(self, split: str, index: int) -> Iterator[Frame]:
+        """The frames of a segment."""
+        street, rng = seeded_street(self.seed, 1 + SPLITS.index(split), index, 22)
+        light = sample_light(rng)
+        eyes, lasers = self.sensors()
+        for i in range(_FRAMES):
+            images, scans, here = {}, {}, street_from_vehicle(i)
+            for n, eye in eyes.items():
+                pose = street_from_vehicle(i, CAMERA_AIM[n][1])
+                camera = Camera(eye.width, eye.height, eye.intrinsic[0], pose @ eye.extrinsic)
+                images[n] = CameraImage(encode_jpeg(render(street, camera, rng, light).image), _WORLD @ pose)
+            poses = {n: image.world_from_vehicle for n, image in images.items()}
+            for n, laser in lasers.items():
+                shape, reach, pixel_pose = _NEAR_SHAPE, _NEAR_REACH, None
+                if n == TOP:
+                    # It turns while the car moves: a pose for each column, as roll, pitch, yaw and place.
+                    shape, reach = _TOP_SHAPE, _TOP_REACH
+                    x = street_from_vehicle(i, _SPIN * (np.arange(shape[1]) / shape[1] - 0.5))[:, 0, 3:]
+                    place = _WORLD_PLACE + x * _WORLD[:3, 0]
+                    turn = np.broadcast_to([0.0, 0.0, _WORLD_YAW], place.shape)
+                    pixel_pose = np.broadcast_to(np.concatenate([turn, place], 1), (*shape, 6)).astype(np.float32)
+                origin, direction = laser_rays(laser, *shape, _WORLD @ here, pixel_pose)
+                rays = ((v @ _WORLD[:3, :3]).reshape(-1, 3) for v in (origin - _WORLD_PLACE, direction))
+                far = street.nearest(*rays)[0].reshape(shape)
+                seen = (far < reach) & (rng.random(shape) > _LOST)
+                ranges = np.zeros((*shape, 4), np.float32)
+                ranges[..., 0] = np.where(seen, far, -1.0)
+                points = origin + np.where(seen, far, 0.0)[..., None] * direction
+                projections = camera_projections(points, seen, eyes.values(), poses)
+                scans[n] = LaserScan({1: ranges}, {1: projections}, pixel_pose)
+            yield Frame(_FIRST + round(i * _STEP * 1e6), _WORLD @ here, images, scans)
 
-def _photograph(street: Street, eye: CameraCalibration, x: float, light: Light, rng: np.random.Generator) -> bytes:
-    pose = _transform(0.0, (x, 0.0, 0.0)) @ eye.extrinsic
-    frame = render(street, Camera(eye.width, eye.height, float(eye.intrinsic[0]), pose), rng, light)
-    return cv2.imencode('.jpg', frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
+    def files(self, split: str, index: int) -> list[Path]:
+        """The segment's components."""
+        return [self.root / split / part / f'toy_{split}_{index:05d}.parquet' for part in COMPONENTS]
 
-
-def _scan(
-    street: Street,
-    laser: LaserCalibration,
-    seconds: float,
-    eyes: dict[int, CameraCalibration],
-    poses: dict[int, np.ndarray],
-    rng: np.random.Generator,
-) -> LaserScan:
-    """One spin. TOP turns while the car moves, so each column has a pose of its own."""
-    from ..waymo.writer import camera_projections, laser_rays  # needs pyarrow
-
-    top = laser.laser == TOP
-    shape = TOP_SHAPE if top else NEAR_SHAPE
-    pixel_pose = None
-    if top:
-        x = _car_x(seconds + _SPIN * (np.arange(shape[1]) / shape[1] - 0.5))
-        place = _WORLD_PLACE + x[:, None] * np.array([np.cos(_WORLD_YAW), np.sin(_WORLD_YAW), 0.0])
-        turn = np.broadcast_to([0.0, 0.0, _WORLD_YAW], place.shape)
-        pixel_pose = np.broadcast_to(np.concatenate([turn, place], 1), (*shape, 6)).astype(np.float32)
-    origin, direction = laser_rays(laser, *shape, _world_from_vehicle(seconds), pixel_pose)
-    turned = _transform(_WORLD_YAW, (0.0, 0.0, 0.0))[:3, :3]
-    hits = street.cast(((origin - _WORLD_PLACE) @ turned).reshape(-1, 3), (direction @ turned).reshape(-1, 3))
-    far = hits.distance.reshape(shape)
-    seen = (far < (_TOP_REACH if top else _NEAR_REACH)) & (rng.random(shape) > _LOST)
-    image = np.zeros((*shape, 4), np.float32)
-    image[..., 0] = np.where(seen, far, -1.0)
-    points = origin + np.where(seen, far, 0.0)[..., None] * direction
-    return LaserScan({1: image}, {1: camera_projections(points, seen, eyes.values(), poses)}, pixel_pose)
-
-
-def write_waymo(
-    root: str | os.PathLike[str],
-    num_train: int,
-    num_val: int,
-    size: tuple[int, int] = (224, 336),
-    seed: int = 0,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-    cameras: Sequence[str] = ('FRONT',),
-) -> int:
-    """Write a data set that reads like the released Waymo files, ROOT/SPLIT/COMPONENT/SEGMENT.parquet.
-
-    A complete set of the same parameters is left alone, one that was cut off is completed.
-
-    Args:
-        root: the folder; made if it is not there.
-        num_train, num_val: how many segments, of three frames each.
-        size: (height, width) of the pictures in pixels.
-        seed: the same seed gives the same data, whatever the number of workers.
-        workers: how many processes; more than one are spawned.
-        progress: called with (segments done, segments to do) after each.
-        cameras: names of the cameras.
-
-    Returns:
-        How many segments were made.
-
-    Raises:
-        UserError: if an argument makes no sense, ROOT holds something else, or pyarrow is missing.
-    """
-    from ..waymo import writer  # noqa: F401  (an error about pyarrow comes before anything is written)
-
-    if num_train < 0 or num_val < 0 or num_train + num_val == 0:
-        raise UserError(f'num_train={num_train} and num_val={num_val} must be 0 or more, and not both 0')
-    if len(size) != 2 or min(size) < 1 or seed < 0 or workers < 1:
-        raise UserError(f'size={size} and workers={workers} must be at least 1, seed={seed} at least 0')
-    if not cameras or not set(cameras) <= set(CAMERAS):
-        raise UserError(f'cameras={list(cameras)}: choose some of {", ".join(CAMERAS)}')
-    parameters = dict(format='waymo', version=_VERSION, num_train=num_train, num_val=num_val, size=list(size),
-                      seed=seed, cameras=list(cameras))  # fmt: skip
-    jobs = [(s, i) for s, count in zip(SPLITS, (num_train, num_val), strict=True) for i in range(1, count + 1)]
-    make = partial(_write_segment, Path(root), seed, tuple(size), tuple(cameras))
-    return make_set(Path(root), parameters, jobs, partial(_complete, Path(root)), make, workers, progress)
-
-
-def _name(split: str, index: int) -> str:
-    return f'toy_{split}_{index:05d}'
-
-
-def _complete(root: Path, job: tuple[str, int]) -> bool:
-    from ..waymo.parquet import COMPONENTS
-
-    return all((root / job[0] / part / f'{_name(*job)}.parquet').exists() for part in COMPONENTS)
-
-
-def _write_segment(
-    root: Path, seed: int, size: tuple[int, int], cameras: tuple[str, ...], job: tuple[str, int]
-) -> None:
-    from ..waymo.writer import write_segment
-
-    eyes, lasers = calibrations(size, cameras)
-    frames = segment_frames(seed, *job, size, cameras)
-    write_segment(root, job[0], _name(*job), eyes.values(), lasers.values(), frames, compression='zstd')
+    def make(self, job: tuple[str, int]) -> None:
+        """Write a segment."""
+        sensors = (calibrations.values() for calibrations in self.sensors())
+        name = self.files(*job)[0].stem
+        write_segment(self.root, job[0], name, *sensors, self.frames(*job), compression='zstd')

@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mmengine.config import Config
 
@@ -82,14 +82,14 @@ def check_same_run(work_dir: Path, cfg: Config) -> None:
         )
 
 
-def claim(cfg: Config) -> int:
+def claim(cfg: Config) -> BinaryIO:
     """Take a training's work dir: for this process alone, and empty or of the same run that is to be resumed.
 
     Args:
         cfg: with ``work_dir`` and ``resume``.
 
     Returns:
-        The open lock; it is let go of when the process ends.
+        The open lock; it ends with the process.
 
     Raises:
         WorkDirError: another process trains there; it holds a run and ``resume`` is off; or a run of another
@@ -98,19 +98,24 @@ def claim(cfg: Config) -> int:
     work_dir = Path(cfg.work_dir)
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(work_dir / '.training', os.O_RDWR | os.O_CREAT)
+        lock = open(work_dir / '.training', 'ab')  # noqa: SIM115 (it is held as long as the process lives)
     except OSError as error:
         raise WorkDirError(f'{work_dir}: cannot be written ({error}); choose another --work-dir') from error
-    # a data loader's worker that outlives a killed run must not keep the lock
-    os.register_at_fork(after_in_child=lambda: os.close(lock))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = find_checkpoint(work_dir)
+        if found is not None and not cfg.resume:
+            raise WorkDirError(
+                f'{work_dir}: holds a run already ({found.name}). Continue it with --resume, or choose another '
+                '--work-dir'
+            )
+        check_same_run(work_dir, cfg)
     except BlockingIOError:
+        lock.close()
         raise WorkDirError(f'{work_dir}: another process trains there; choose another --work-dir') from None
-    found = find_checkpoint(work_dir)
-    if found is not None and not cfg.resume:
-        raise WorkDirError(
-            f'{work_dir}: holds a run already ({found.name}). Go on with it by --resume, or choose another --work-dir'
-        )
-    check_same_run(work_dir, cfg)
+    except WorkDirError:
+        lock.close()
+        raise
+    # a data loader's worker that outlives a killed run must not keep the lock
+    os.register_at_fork(after_in_child=lock.close)
     return lock

@@ -3,7 +3,6 @@
 from .depth_metric import SparseDepthMetric
 from .depth_panels import DepthPanelVisualizer
 from .image_scores import ImageDepthMetric, ImageIoUMetric
-from .majority import MajorityClassMetric
 from .mean_depth import MeanDepthMetric
 from .panels import SegPanelVisualizer
 
@@ -11,7 +10,6 @@ __all__ = [
     'DepthPanelVisualizer',
     'ImageDepthMetric',
     'ImageIoUMetric',
-    'MajorityClassMetric',
     'MeanDepthMetric',
     'SegPanelVisualizer',
     'SparseDepthMetric',

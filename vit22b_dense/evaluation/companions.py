@@ -10,7 +10,7 @@ def companions(evaluators: Sequence[dict]) -> list[dict]:
     found = []
     kinds = {evaluator['type']: evaluator for evaluator in reversed(evaluators)}
     if 'IoUMetric' in kinds:
-        found += [dict(type='MajorityClassMetric'), dict(type='ImageIoUMetric')]
+        found.append(dict(type='ImageIoUMetric'))
     if depth := kinds.get('SparseDepthMetric'):
         protocol = {key: depth[key] for key in PROTOCOL if key in depth}
         found += [dict(type=name, **protocol) for name in ('MeanDepthMetric', 'ImageDepthMetric')]

@@ -1,12 +1,14 @@
 """Pictures of depth: image, LiDAR points, prediction and error, with colour bars in metres."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import cv2
 import numpy as np
 from mmseg.registry import VISUALIZERS
-from mmseg.structures import SegDataSample
 from PIL import Image, ImageDraw, ImageFont
 
-from .panels import INK, PAPER, PanelVisualizer, compose, field_of
+from .panels import INK, PAPER, PanelVisualizer, compose
 
 WIDTH = 480  # of one panel, pixels; smaller images are enlarged, larger ones shrunk
 BAR, TICK_FONT = 14, 13
@@ -16,9 +18,9 @@ BLUE, RED, MIDDLE = (np.array(colour, float) for colour in ((33, 102, 220), (215
 _TURBO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]  # (256, 3) RGB
 
 
-def depth_colours(depth: np.ndarray, max_depth: float, min_depth: float = NEAREST) -> np.ndarray:
+def depth_colours(depth: np.ndarray, max_depth: float) -> np.ndarray:
     """Depth in metres, any shape, to RGB uint8 ``(…, 3)``: near is red, far is blue, in equal ratios."""
-    share = np.log(np.clip(depth, min_depth, max_depth) / min_depth) / np.log(max_depth / min_depth)
+    share = np.log(np.clip(depth, NEAREST, max_depth) / NEAREST) / np.log(max_depth / NEAREST)
     return _TURBO[np.round(255 * (1 - share)).astype(np.uint8)]
 
 
@@ -34,21 +36,31 @@ def _bend(error: np.ndarray | float) -> np.ndarray | float:
     return np.arcsinh(2 * np.asarray(error))
 
 
-def _splat(image: np.ndarray, x: np.ndarray, y: np.ndarray, colours: np.ndarray, order: np.ndarray, size: int) -> None:
-    """Paint squares into an image, in an order: the last ones stay on top."""
-    for dy in range(size):
-        for dx in range(size):
-            rows = np.clip(y[order] + dy - size // 2, 0, image.shape[0] - 1)
-            image[rows, np.clip(x[order] + dx - size // 2, 0, image.shape[1] - 1)] = colours[order]
+def depth_bar(width: int, max_depth: float) -> np.ndarray:
+    """The colours of `depth_colours` with their metres."""
+    marks = [m for m in (2, 5, 10, 20, 40, 80, 160) if m <= max_depth]
+    if max_depth not in marks:
+        marks = [m for m in marks if m < 0.8 * max_depth] + [max_depth]
+    places = np.log(np.array(marks) / NEAREST) / np.log(max_depth / NEAREST)
+    colours = depth_colours(np.geomspace(NEAREST, max_depth, width), max_depth)
+    return _bar(colours, places, [f'{m:g}' for m in marks])
 
 
-def _bar(width: int, colours: np.ndarray, ticks: list[tuple[float, str]]) -> np.ndarray:
-    """A colour bar with ticks below, ``(H, width, 3)``; tick places are shares of the width."""
-    font = ImageFont.load_default(TICK_FONT)
+def error_bar(width: int) -> np.ndarray:
+    """The colours of `error_colours` with their metres."""
+    marks = np.array([-ERROR, -3, -1, 0, 1, 3, ERROR])
+    places = (_bend(marks) / _bend(ERROR) + 1) / 2
+    colours = error_colours(np.sinh(np.linspace(-1, 1, width) * _bend(ERROR)) / 2)
+    return _bar(colours, places, [f'{m:+g}' if m else '0' for m in marks])
+
+
+def _bar(colours: np.ndarray, places: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Colours ``(width, 3)`` as a bar ``(H, width, 3)`` with ticks below, at shares of the width, in metres."""
+    width, font = len(colours), ImageFont.load_default(TICK_FONT)
     sheet = Image.new('RGB', (width, BAR + 24), PAPER)
-    sheet.paste(Image.fromarray(np.ascontiguousarray(np.broadcast_to(colours[None], (BAR, width, 3)))), (0, 4))
+    sheet.paste(Image.fromarray(np.repeat(colours[None], BAR, 0)), (0, 4))
     draw = ImageDraw.Draw(sheet)
-    for place, text in ticks:
+    for place, text in zip(places, [*texts[:-1], f'{texts[-1]} m'], strict=True):
         x = round(place * (width - 1))
         draw.line((x, BAR + 4, x, BAR + 7), INK)
         half = font.getlength(text) / 2
@@ -56,61 +68,45 @@ def _bar(width: int, colours: np.ndarray, ticks: list[tuple[float, str]]) -> np.
     return np.asarray(sheet)
 
 
-def depth_bar(width: int, max_depth: float) -> np.ndarray:
-    """The colours of `depth_colours` with their metres."""
-    metres = np.geomspace(NEAREST, max_depth, width)
-    marks = [m for m in (2, 5, 10, 20, 40, 80, 160) if m <= max_depth]
-    if max_depth not in marks:
-        marks = [m for m in marks if m < 0.8 * max_depth] + [max_depth]
-    span = np.log(max_depth / NEAREST)
-    ticks = [(float(np.log(m / NEAREST) / span), f'{m:g} m' if m == marks[-1] else f'{m:g}') for m in marks]
-    return _bar(width, depth_colours(metres, max_depth), ticks)
-
-
-def error_bar(width: int) -> np.ndarray:
-    """The colours of `error_colours` with their metres."""
-    error = np.sinh(np.linspace(-1, 1, width) * _bend(ERROR)) / 2
-    marks = (-ERROR, -3, -1, 0, 1, 3, ERROR)
-    ticks = [
-        (float(_bend(m) / _bend(ERROR) + 1) / 2, f'{m:+g} m' if m == ERROR else f'{m:+g}' if m else '0') for m in marks
-    ]
-    return _bar(width, error_colours(error), ticks)
-
-
 def depth_panel(image: np.ndarray, prediction: np.ndarray, gt: np.ndarray | None, max_depth: float) -> np.ndarray:
     """Image, LiDAR points, predicted depth and error, in two rows.
 
     Args:
-        image: RGB uint8 ``(H, W, 3)``.
-        prediction: metres ``(H, W)``.
-        gt: metres ``(H, W)``, 0 = none; None leaves its panels out.
+        image: RGB uint8 ``(H, W, 3)``, and so is the result.
+        prediction, gt: metres ``(H, W)``, 0 = none; a gt of None leaves its panels out.
         max_depth: the far end of the colours, metres.
-
-    Returns:
-        RGB uint8.
     """
     height, width = image.shape[:2]
     size = (WIDTH, round(height * WIDTH / width))
     photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width > WIDTH else cv2.INTER_LINEAR)
     predicted = depth_colours(cv2.resize(prediction.astype(np.float32), size), max_depth)
-    blank = np.full((BAR + 24, WIDTH, 3), 255, np.uint8)
     bar = depth_bar(WIDTH, max_depth)
-    panels = [('image', np.concatenate([photo, blank])), ('predicted depth', np.concatenate([predicted, bar]))]
+    image_panel = 'image', np.concatenate([photo, np.full_like(bar, 255)])
+    predicted_panel = 'predicted depth', np.concatenate([predicted, bar])
     if gt is None:
-        return compose(panels)
+        return compose([image_panel, predicted_panel])
     y, x = np.nonzero(gt)
-    depth, answer = gt[y, x], prediction[y, x]
-    places = ((x + 0.5) * size[0] / width).astype(int), ((y + 0.5) * size[1] / height).astype(int)
+    order = np.argsort(-gt[y, x], kind='stable')  # the nearest are painted last, on top
+    y, x = y[order], x[order]
+    depth, error = gt[y, x], prediction[y, x] - gt[y, x]
+    places = ((y + 0.5) * size[1] / height).astype(int), ((x + 0.5) * size[0] / width).astype(int)
     grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[:, :, None] // 3, 3, 2)
-    lidar, error = grey.copy(), grey.copy()
-    order = np.argsort(-depth, kind='stable')
-    _splat(lidar, *places, depth_colours(depth, max_depth), order, 2)
-    _splat(error, *places, error_colours(answer - depth), order, 2)
-    panels.insert(1, (f'LiDAR, {len(depth)} points', np.concatenate([lidar, bar])))
-    mean = f'{np.abs(answer - depth).mean():.2f} m' if len(depth) else 'none'
-    panels.append((f'error, mean {mean}: blue is too near, red too far', np.concatenate([error, error_bar(WIDTH)])))
-    rows = [compose(panels[:2]), compose(panels[2:])]
-    return np.concatenate(rows)
+    lidar = np.concatenate([_painted(grey, *places, depth_colours(depth, max_depth)), bar])
+    errors = np.concatenate([_painted(grey, *places, error_colours(error)), error_bar(WIDTH)])
+    mean = f'{np.abs(error).mean():.2f} m' if len(depth) else 'none'
+    rows = (
+        [image_panel, (f'LiDAR, {len(depth)} points', lidar)],
+        [predicted_panel, (f'error, mean {mean}: blue is too near, red too far', errors)],
+    )
+    return np.concatenate([compose(row) for row in rows])
+
+
+def _painted(image: np.ndarray, y: np.ndarray, x: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """A copy of an image with squares of 2 by 2 pixels in it, the last ones on top."""
+    image = image.copy()
+    for dy, dx in ((-1, -1), (-1, 0), (0, -1), (0, 0)):
+        image[np.clip(y + dy, 0, image.shape[0] - 1), np.clip(x + dx, 0, image.shape[1] - 1)] = colours
+    return image
 
 
 @VISUALIZERS.register_module()
@@ -119,21 +115,17 @@ class DepthPanelVisualizer(PanelVisualizer):
 
     Args:
         max_depth: the far end of the colours, metres.
-        name, vis_backends, save_dir: as in mmengine.
+        name, settings: of mmengine's ``Visualizer``.
     """
 
-    def __init__(
-        self,
-        max_depth: float = 80.0,
-        name: str = 'visualizer',
-        vis_backends: list[dict] | None = None,
-        save_dir: str | None = None,
-    ) -> None:
-        super().__init__(name, vis_backends=vis_backends, save_dir=save_dir)
+    prediction, ground_truth = 'pred_depth_map', 'gt_depth_map'
+
+    def __init__(self, max_depth: float = 80.0, name: str = 'visualizer', **settings: Any) -> None:
+        super().__init__(name, **settings)
         self.max_depth = max_depth
 
-    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
-        """See `depth_panel`; there is no picture without a prediction."""
-        return depth_panel(
-            image, field_of(sample, 'pred_depth_map'), field_of(sample, 'gt_depth_map', with_gt), self.max_depth
-        )
+    def draw(self, image: np.ndarray, prediction: np.ndarray | None, ground_truth: np.ndarray | None) -> np.ndarray:
+        """See `depth_panel`; the image alone where there is no prediction."""
+        if prediction is None:
+            return compose([('image', image)])
+        return depth_panel(image, prediction, ground_truth, self.max_depth)

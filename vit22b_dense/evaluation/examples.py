@@ -1,88 +1,97 @@
 """Pictures of the best, the median and the worst image of a test, from predictions kept while it ran."""
 
 import hashlib
-import io
 import shutil
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mmcv
 import numpy as np
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.structures import PixelData
 from mmengine.visualization import Visualizer
 from mmseg.structures import SegDataSample
-from PIL import Image
-
-from ..files import write_atomically
-
-if TYPE_CHECKING:
-    from .image_scores import ImageScores
 
 MOST = 200  # predictions that a process keeps
 FIELDS = {'pred_sem_seg': np.uint8, 'gt_sem_seg': np.uint8, 'pred_depth_map': np.float16, 'gt_depth_map': np.float16}
 
 
-class KeptPredictions:
-    """Predictions on disk, a bounded number: the best and the worst so far, and others by the hash of their names.
+class ImageScores(BaseMetric):
+    """A metric that keeps each image's own score, and on disk a bounded number of predictions.
 
-    So the best and the worst of all are there in the end, and one that is the median or close to it. Each of several
-    processes keeps its own in the same folder.
+    These are the best and the worst so far, and others by the hash of their names: so the best and the worst of all
+    are there in the end, and one that is the median or close to it. Several processes keep theirs in one folder.
 
-    Args:
-        folder: made when the first one is kept.
-        higher_is_better: direction of the scores.
+    After `evaluate`, on the main process, ``images`` has the path and the score of each image in the data set's
+    order; NaN where an image has no ground truth.
     """
 
-    def __init__(self, folder: Path, higher_is_better: bool) -> None:
-        self.folder = folder
-        self.sign = 1 if higher_is_better else -1
-        self.scores: dict[str, float] = {}
+    title: str  # what the score is
+    higher_is_better: bool
+    images: Sequence[tuple[str, float]] = ()
+    folder: Path | None = None  # of the predictions
 
-    def path(self, image: str) -> Path:
-        """Where the prediction of an image is kept."""
+    @abstractmethod
+    def score(self, sample: dict) -> tuple[float, tuple]:
+        """A sample's score, and what follows its path in the results that `compute_metrics` gets."""
+
+    def keep_predictions(self, folder: Path) -> None:
+        """Keep some predictions of the test to come below a folder, for `draw_examples`."""
+        self.folder, self.kept = folder / '.kept', {}
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Score each image, and keep its prediction where that is wanted."""
+        for sample in data_samples:
+            score, result = self.score(sample)
+            self.results.append((sample['img_path'], *result))
+            if self.folder and np.isfinite(score):
+                self._keep(sample, score)
+
+    def _keep(self, sample: dict, score: float) -> None:
+        image = sample['img_path']
+        self.kept[image] = score
+        if len(self.kept) > MOST:
+            ends = {min(self.kept, key=self.kept.get), max(self.kept, key=self.kept.get)}
+            dropped = max(self.kept.keys() - ends, key=lambda name: self._file(name).name)
+            del self.kept[dropped]
+            self._file(dropped).unlink(missing_ok=True)
+        if image in self.kept:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            there = {name: sample[name]['data'].float().cpu().numpy() for name in FIELDS if name in sample}
+            np.savez_compressed(self._file(image), **{name: data.astype(FIELDS[name]) for name, data in there.items()})
+
+    def _file(self, image: str) -> Path:
         return self.folder / f'{hashlib.sha256(image.encode()).hexdigest()}.npz'
 
-    def keep(self, sample: dict, score: float) -> None:
-        """Keep what a picture of a sample needs; depth with 11 bits of precision."""
-        if not np.isfinite(score):
-            return
-        image = sample['img_path']
-        self.scores[image] = self.sign * score
-        if len(self.scores) > MOST:
-            ends = {min(self.scores, key=self.scores.get), max(self.scores, key=self.scores.get)}
-            dropped = max(self.scores.keys() - ends, key=lambda name: self.path(name).name)
-            del self.scores[dropped]
-            self.path(dropped).unlink(missing_ok=True)
-            if dropped == image:
-                return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fields = {
-            name: sample[name]['data'].squeeze(0).float().cpu().numpy().astype(kind)
-            for name, kind in FIELDS.items()
-            if name in sample
-        }
-        np.savez_compressed(self.path(image), **fields)
-
-    def read(self, image: str) -> SegDataSample:
-        """The sample as `keep` had it."""
+    def kept_sample(self, image: str) -> SegDataSample:
+        """The prediction and ground truth of an image that was kept; depth with 11 bits of precision."""
         sample = SegDataSample()
-        with np.load(self.path(image)) as fields:
-            for name in fields.files:
-                data = torch.from_numpy(fields[name])[None]
+        with np.load(self._file(image)) as fields:
+            for name, array in fields.items():
+                data = torch.from_numpy(array)
                 sample.set_field(PixelData(data=data.float() if data.is_floating_point() else data.long()), name)
         return sample
 
+    def ranked(self) -> dict[str, int]:
+        """Positions of the best, the median and the worst image; of fewer where there are fewer.
 
-def draw_examples(metric: 'ImageScores', visualizer: Visualizer, folder: Path) -> list[dict]:
+        Where predictions were kept, of those alone; the median is then the one that is closest to it.
+        """
+        scored = [i for i, (_, score) in enumerate(self.images) if np.isfinite(score)]
+        scored.sort(key=lambda i: self.images[i][1], reverse=self.higher_is_better)
+        places = [p for p, i in enumerate(scored) if not self.folder or self._file(self.images[i][0]).exists()]
+        if len(places) > 2:
+            median = min(places, key=lambda place: abs(place - len(scored) // 2))
+            return {'best': scored[places[0]], 'median': scored[median], 'worst': scored[places[-1]]}
+        return dict(zip(('best', 'worst'), (scored[place] for place in places), strict=False))
+
+
+def draw_examples(metric: ImageScores, visualizer: Visualizer, folder: Path) -> list[dict]:
     """Draw the best, the median and the worst image of a test that has just ended, and let go of what was kept.
 
-    A picture that cannot be drawn is said and left out.
-
-    Args:
-        metric: which has scored the images of that test and kept predictions.
-        visualizer: with ``draw``, as those here, or one of mmseg's.
-        folder: for the pictures, PNG.
+    Pictures are PNG files in a folder. One that cannot be drawn is said and left out.
 
     Returns:
         Of each picture: its rank, the image, its score with the score's name, and the picture's file name.
@@ -91,17 +100,11 @@ def draw_examples(metric: 'ImageScores', visualizer: Visualizer, folder: Path) -
     for rank, index in metric.ranked().items():
         path, score = metric.images[index]
         try:
-            sample, image = metric.kept.read(path), mmcv.imread(path, channel_order='rgb')
-            folder.mkdir(parents=True, exist_ok=True)
-            if hasattr(visualizer, 'draw'):
-                buffer = io.BytesIO()
-                Image.fromarray(visualizer.draw(image, sample, True, True)).save(buffer, 'PNG')
-                write_atomically(folder / f'{rank}.png', buffer.getvalue())
-            else:
-                visualizer.add_datasample(rank, image, sample, out_file=str(folder / f'{rank}.png'))
+            image = mmcv.imread(path, channel_order='rgb')
+            visualizer.add_datasample(rank, image, metric.kept_sample(path), out_file=str(folder / f'{rank}.png'))
         except Exception as error:  # somebody else's visualizer may raise anything, and the scores are what counts
             print(f'no picture of the {rank} image, {path}: {type(error).__name__}: {error}', flush=True)
             continue
         examples.append(dict(rank=rank, image=path, metric=metric.title, score=score, picture=f'{rank}.png'))
-    shutil.rmtree(metric.kept.folder, ignore_errors=True)
+    shutil.rmtree(metric.folder, ignore_errors=True)
     return examples

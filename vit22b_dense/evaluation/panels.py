@@ -1,6 +1,9 @@
 """Pictures of results: titled panels side by side over a legend."""
 
+import io
+from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from mmengine.visualization import Visualizer
@@ -8,57 +11,40 @@ from mmseg.registry import VISUALIZERS
 from mmseg.structures import SegDataSample
 from PIL import Image, ImageDraw, ImageFont
 
+from ..files import write_atomically
+
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 MARGIN, LINE, FONT_SIZE = 8, 22, 15
+OPACITY = 0.75  # of the class colours over the image
 
 
 def compose(panels: Sequence[tuple[str, np.ndarray]], legend: Sequence[tuple[Sequence[int], str]] = ()) -> np.ndarray:
-    """Put titled pictures of one height side by side, with a legend below.
+    """Put titled pictures, RGB uint8 ``(H, W, 3)`` of one H, side by side: RGB uint8 ``(H', W', 3)``.
 
-    Args:
-        panels: title and RGB uint8 picture ``(H, W, 3)`` of each; the same H.
-        legend: RGB colour and text of each entry, wrapped into as many lines as needed.
-
-    Returns:
-        RGB uint8 ``(H', W', 3)``.
+    The legend below, RGB colours and texts, is wrapped into as many lines as needed.
     """
     font = ImageFont.load_default(FONT_SIZE)
     width = sum(picture.shape[1] for _, picture in panels) + MARGIN * (len(panels) + 1)
-    entries = _lay_out(legend, font, width)
-    rows = entries[-1][1] + 1 if entries else 0
     top = MARGIN + LINE
-    height = top + panels[0][1].shape[0] + MARGIN + rows * LINE + (MARGIN if rows else 0)
-    sheet = Image.new('RGB', (width, height), PAPER)
+    bottom = top + panels[0][1].shape[0] + MARGIN
+    entries, x, y = [], MARGIN, bottom
+    for colour, text in legend:
+        needed = 20 + round(font.getlength(text)) + 2 * MARGIN
+        if x > MARGIN and x + needed > width:
+            x, y = MARGIN, y + LINE
+        entries.append((x, y, tuple(colour), text))
+        x += needed
+    sheet = Image.new('RGB', (width, y + LINE + MARGIN if legend else bottom), PAPER)
     draw = ImageDraw.Draw(sheet)
+    for x, y, colour, text in entries:
+        draw.rectangle((x, y + 2, x + 14, y + 16), colour, (128, 128, 128))
+        draw.text((x + 20, y), text, INK, font)
     x = MARGIN
     for title, picture in panels:
         draw.text((x, MARGIN), title, INK, font)
         sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, top))
         x += picture.shape[1] + MARGIN
-    base = top + panels[0][1].shape[0] + MARGIN
-    for (x, row), (colour, text) in zip(entries, legend, strict=True):
-        y = base + row * LINE
-        draw.rectangle((x, y + 2, x + 14, y + 16), tuple(colour), (128, 128, 128))
-        draw.text((x + 20, y), text, INK, font)
     return np.asarray(sheet)
-
-
-def _lay_out(legend: Sequence[tuple], font: ImageFont.FreeTypeFont, width: int) -> list[tuple[int, int]]:
-    places, x, row = [], MARGIN, 0
-    for _, text in legend:
-        needed = 20 + round(font.getlength(text)) + 2 * MARGIN
-        if x > MARGIN and x + needed > width:
-            x, row = MARGIN, row + 1
-        places.append((x, row))
-        x += needed
-    return places
-
-
-def colour_labels(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Label map ``(H, W)`` to RGB uint8 ``(H, W, 3)``; values outside the palette (255, ignored) are black."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)] = palette
-    return table[labels.astype(np.uint8)]
 
 
 def segmentation_panel(
@@ -67,46 +53,40 @@ def segmentation_panel(
     label: np.ndarray | None,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
-    opacity: float = 0.75,
 ) -> np.ndarray:
-    """Image, label and prediction side by side with a legend of the classes that occur, largest first.
+    """Image, label and prediction side by side with a legend of the classes that occur, in their order.
 
     Args:
-        image: RGB uint8 ``(H, W, 3)``.
-        prediction: class numbers ``(H, W)``; None leaves the panel out.
-        label: class numbers ``(H, W)`` with 255 for ignored; None leaves the panel out.
-        classes: names.
-        palette: RGB of each class.
-        opacity: of the class colours over the image.
-
-    Returns:
-        RGB uint8.
+        image: RGB uint8 ``(H, W, 3)``, and so is the result.
+        prediction, label: class numbers ``(H, W)``, 255 for ignored, drawn black; None leaves the panel out.
+        classes, palette: name and RGB of each class.
     """
-    panels = [('image', image)]
-    counts = np.zeros(256, np.int64)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    panels, counts = [('image', image)], np.zeros(256, np.int64)  # of each label
     for title, labels in (('label', label), ('prediction', prediction)):
-        if labels is None:
-            continue
-        counts += np.bincount(labels.astype(np.uint8).ravel(), minlength=256)
-        mixed = opacity * colour_labels(labels, palette) + (1 - opacity) * image
-        mixed[labels == 255] = 0
-        panels.append((title, mixed.astype(np.uint8)))
-    present = [int(i) for i in np.argsort(-counts[: len(classes)], kind='stable') if counts[i]]
-    legend = [(palette[i], classes[i]) for i in present]
-    if counts[255]:
-        legend.append(((0, 0, 0), 'ignored'))
-    return compose(panels, legend)
+        if labels is not None:
+            labels = labels.astype(np.uint8)
+            counts += np.bincount(labels.ravel(), minlength=256)
+            mixed = OPACITY * colours[labels] + (1 - OPACITY) * image
+            mixed[labels == 255] = 0
+            panels.append((title, mixed.astype(np.uint8)))
+    legend = [(colour, name) for colour, name, count in zip(palette, classes, counts, strict=False) if count]
+    return compose(panels, legend + ([((0, 0, 0), 'ignored')] if counts[255] else []))
 
 
 class PanelVisualizer(Visualizer):
-    """A visualizer whose pictures of a sample are made by `draw`.
+    """A visualizer whose pictures of a sample are made by `draw`, from the fields of the sample named here.
 
     ``tools/test.py --show-dir`` and mmseg's ``SegVisualizationHook`` call `add_datasample`.
     """
 
-    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
-        """The picture of a sample: RGB uint8, from the image, RGB uint8 ``(H, W, 3)``."""
-        raise NotImplementedError
+    prediction: str
+    ground_truth: str
+
+    @abstractmethod
+    def draw(self, image: np.ndarray, prediction: np.ndarray | None, ground_truth: np.ndarray | None) -> np.ndarray:
+        """The picture, RGB uint8, of an image ``(H, W, 3)`` and maps ``(H, W)``: None where missing or not wanted."""
 
     def add_datasample(
         self,
@@ -120,36 +100,30 @@ class PanelVisualizer(Visualizer):
         out_file: str | None = None,
         step: int = 0,
     ) -> None:
-        """Draw one sample; the arguments are those of mmseg's ``SegLocalVisualizer``.
-
-        Args:
-            image: RGB uint8 ``(H, W, 3)``.
-            data_sample: with ground truth and prediction of the image's size, either may be missing.
-        """
-        drawn = self.draw(image, data_sample or SegDataSample(), draw_gt, draw_pred)
+        """Draw one sample, of whose maps any may be missing; the arguments are mmseg's ``SegLocalVisualizer``'s."""
+        sample = data_sample or SegDataSample()
+        prediction, ground_truth = (
+            sample.get(field).data.squeeze(0).cpu().numpy() if wanted and field in sample else None
+            for field, wanted in ((self.prediction, draw_pred), (self.ground_truth, draw_gt))
+        )
+        drawn = self.draw(image, prediction, ground_truth)
         if show:
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:
-            Image.fromarray(drawn).save(out_file)
+            buffer = io.BytesIO()
+            Image.fromarray(drawn).save(buffer, Image.registered_extensions()[Path(out_file).suffix.lower()])
+            write_atomically(out_file, buffer.getvalue())
         else:
             self.add_image(name, drawn, step)
-
-
-def field_of(sample: SegDataSample, name: str, wanted: bool = True) -> np.ndarray | None:
-    """A sample's map ``(1, H, W)`` as an array ``(H, W)``; None where it is missing or not wanted."""
-    return sample.get(name).data.squeeze(0).cpu().numpy() if wanted and name in sample else None
 
 
 @VISUALIZERS.register_module()
 class SegPanelVisualizer(PanelVisualizer):
     """Image, label (``gt_sem_seg``) and prediction (``pred_sem_seg``) side by side, with a legend."""
 
-    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
+    prediction, ground_truth = 'pred_sem_seg', 'gt_sem_seg'
+
+    def draw(self, image: np.ndarray, prediction: np.ndarray | None, ground_truth: np.ndarray | None) -> np.ndarray:
         """See `segmentation_panel`."""
-        return segmentation_panel(
-            image,
-            field_of(sample, 'pred_sem_seg', with_pred),
-            field_of(sample, 'gt_sem_seg', with_gt),
-            self.dataset_meta['classes'],
-            self.dataset_meta['palette'],
-        )
+        meta = self.dataset_meta
+        return segmentation_panel(image, prediction, ground_truth, meta['classes'], meta['palette'])

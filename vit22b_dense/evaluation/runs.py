@@ -1,27 +1,51 @@
 """What runs have left in their folders: scores, losses, pictures, configurations."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
 
-RECORD = 'scores.json'
+RECORD, TEST = 'scores.json', 'test'  # a test may have a folder of its own below the training's
+
+
+def read_record(folder: Path) -> dict:
+    """Content of the ``scores.json`` of a test; empty where there is none.
+
+    Raises:
+        UserError: a file that is not one.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        record['scores'], record['checkpoint']
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: not written by tools/test.py ({error!r})') from error
+    return record
+
+
+def logged_losses(folder: Path) -> Iterator[tuple[int, float]]:
+    """Iteration and loss as a training has logged them; a resumed run may log an iteration again."""
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in path.read_text(encoding='utf-8').splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # the line that a kill cut off, or that is being written
+                continue
+            if 'loss' in entry:
+                yield entry['step'], entry['loss']
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A training, its test, or both.
+    """A training, its test, or both."""
 
-    Attributes:
-        folder: where the training is, or else the test.
-        record: content of ``scores.json``; empty where it was not tested.
-        record_folder: where that lies.
-    """
-
-    folder: Path
-    record: dict
-    record_folder: Path | None
+    folder: Path  # where the training is, or else the test
+    record: dict  # content of scores.json; empty where it was not tested
+    record_folder: Path  # where that lies, or would lie
 
     @property
     def scores(self) -> dict[str, float]:
@@ -29,33 +53,14 @@ class RunRecord:
         return self.record.get('scores', {})
 
     @property
-    def of_depth(self) -> bool:
-        """Whether its scores are of depth."""
-        return 'pixel/abs_rel' in self.scores
-
-    @property
     def losses(self) -> list[tuple[int, float]]:
         """Iteration and loss, as logged; of iterations logged twice (a resumed run) the later ones."""
-        found = {}
-        for path in sorted(self.folder.glob('*/vis_data/scalars.json')):
-            for line in path.read_text(encoding='utf-8').splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:  # the line that a kill cut off
-                    continue
-                if 'loss' in entry:
-                    found[entry['step']] = entry['loss']
-        return sorted(found.items())
+        return sorted(dict(logged_losses(self.folder)).items())
 
     @property
     def config(self) -> str:
         """The configuration that the run dumped; empty where there is none."""
-        dumped = sorted(self.folder.glob('*.py'))
-        return dumped[0].read_text(encoding='utf-8') if dumped else ''
-
-    def picture(self, example: dict) -> Path:
-        """The file of one of ``record['examples']``."""
-        return self.record_folder / 'examples' / example['picture']
+        return next((path.read_text(encoding='utf-8') for path in sorted(self.folder.glob('*.py'))), '')
 
 
 def read_run(folder: Path) -> RunRecord | None:
@@ -64,20 +69,12 @@ def read_run(folder: Path) -> RunRecord | None:
     Raises:
         UserError: a ``scores.json`` that is not one.
     """
-    # a test may have a folder of its own below the training's
-    place = next((place for place in (folder, folder / 'test') if (place / RECORD).is_file()), None)
-    if place is None:
-        run = RunRecord(folder, {}, None)
+    place = folder if (folder / RECORD).is_file() else folder / TEST
+    run = RunRecord(folder, read_record(place), place)
+    if run.losses or not run.record:
         return run if run.losses else None
-    try:
-        record = json.loads((place / RECORD).read_text(encoding='utf-8'))
-        record['scores'], record['checkpoint']
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{place / RECORD}: not written by tools/test.py ({error!r})') from error
-    trained = Path(record['checkpoint']).parent
-    here = RunRecord(folder, record, place)
-    elsewhere = RunRecord(trained, record, place)
-    return elsewhere if elsewhere.losses and not here.losses else here
+    elsewhere = RunRecord(Path(run.record['checkpoint']).parent, run.record, place)
+    return elsewhere if elsewhere.losses else run
 
 
 def find_runs(folder: Path) -> list[RunRecord]:
@@ -89,11 +86,11 @@ def find_runs(folder: Path) -> list[RunRecord]:
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder')
     places = {path.parent for path in folder.rglob(RECORD)}
-    places = {place.parent if place.name == 'test' and place != folder else place for place in places}
+    places = {place.parent if place.name == TEST and place != folder else place for place in places}
     places |= {path.parents[2] for path in folder.glob('**/vis_data/scalars.json')}
-    runs = [run for place in sorted(places) if (run := read_run(place)) is not None]
-    covered = {run.folder.resolve() for run in runs if run.record}
-    runs = [run for run in runs if run.record or run.folder.resolve() not in covered]
+    runs = [run for place in sorted(places) if (run := read_run(place))]
+    tested = {run.folder.resolve() for run in runs if run.record}
+    runs = [run for run in runs if run.record or run.folder.resolve() not in tested]
     if not runs:
         raise UserError(
             f'{folder}: no run in it: neither the scores.json of tools/test.py nor the log of tools/train.py'

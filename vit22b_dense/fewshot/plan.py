@@ -1,6 +1,8 @@
 """The plan of a few-shot table: its cells, looked at before the first one is run."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
@@ -8,13 +10,59 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
-from ..engine.config import check_data, load_config, parse_overrides
+from ..engine.config import check_data, load_config, parse_overrides, weights_name
 from ..errors import UserError
-from .cells import Backbone, Cell
-from .subset import FewShotSubset
+from .cells import Cell
+from .subset import FewShotSubset, digest
+from .table import CellResult
+
+RANDOM = ':random'
 
 
-def plan(
+@dataclass(frozen=True)
+class Backbone:
+    """A row of the table, from ``NAME``, ``NAME=WEIGHTS``, and either with ``:random`` behind it."""
+
+    name: str  # a file of configs/_base_/backbones
+    weights: str | None  # pretrained; None for the default
+    random: bool  # leave the weights random all the same
+
+    @classmethod
+    def parse(cls, text: str) -> 'Backbone':
+        """From the command line.
+
+        Raises:
+            UserError: no name, or ``=`` without weights.
+        """
+        name, equals, weights = text.removesuffix(RANDOM).partition('=')
+        if not name or (equals and not weights):
+            raise UserError(f'--backbones {text}: give NAME or NAME=WEIGHTS, with {RANDOM} behind it for random ones')
+        return cls(name, weights or None, text.endswith(RANDOM))
+
+    def random_options(self, cfg: Config) -> list[str]:
+        """What ``:random`` adds to the overrides of a config.
+
+        Raises:
+            UserError: random weights and a file of weights, for a backbone whose sizes do not come from there.
+        """
+        kind = cfg.model.backbone.type
+        if self.random and self.weights and kind != 'HFBackbone':
+            raise UserError(f'--backbones {self.name}={self.weights}{RANDOM}: random weights are not in a file')
+        return ['model.backbone.pretrained=False'] if self.random and kind in ('HFBackbone', 'TIMMViT') else []
+
+    def row(self, cfg: Config) -> tuple[str, str]:
+        """Names of its row, which says where the weights are random, and of its folder; both tell the same apart."""
+        backbone = cfg.model.backbone
+        default = backbone.type == 'HFBackbone' or bool(backbone.get('init_cfg'))
+        if not (backbone.get('pretrained', default) or backbone.get('checkpoint_path')):
+            return f'{self.name} (random weights)', f'{self.name}_random'
+        if self.weights:
+            weights = weights_name(self.weights)
+            return f'{self.name} ({weights})', f'{self.name}_{weights}'
+        return self.name, self.name
+
+
+def plan_cells(
     config: str,
     backbones: Sequence[Backbone],
     fractions: Sequence[str],
@@ -31,7 +79,6 @@ def plan(
     known before the first training starts.
 
     Args:
-        config: file.
         backbones, fractions, seeds: the table's axes.
         work_dir: the cells' folders come below it.
         tools: folder of train.py and test.py.
@@ -43,45 +90,40 @@ def plan(
             have, or a folder with another configuration.
     """
     protocol = ' '.join(['/'.join(Path(config).resolve().parts[-2:]), regime or 'frozen', *options])
-    cells, whole, subsets = [], None, {}
-    for seed in seeds:
-        for backbone in backbones:
-            for fraction in fractions:
-                axes = dict(backbone=backbone.name, weights=backbone.weights, regime=regime, fraction=fraction)
-                axes |= dict(seed=str(seed), data_root=data_root)
-                cfg = load_config(config, axes, parse_overrides(list(options)))
-                own = backbone.random_options(cfg)
-                cfg.merge_from_dict(parse_overrides(own))
-                if whole is None:
-                    whole = _build_whole(cfg)
-                if (fraction, seed) not in subsets:
-                    subset = FewShotSubset(whole, fraction, seed, _subset_config(cfg).get('unit'))
-                    subsets[fraction, seed] = tuple(subset.names)
-                label, row = backbone.row(cfg)
-                folder = Path(row, fraction.replace('/', '_'), f'seed{seed}')
-                if any(cell.folder == folder for cell in cells):
-                    raise UserError(
-                        f'{label}, fraction {fraction}, seed {seed} is asked for twice: every row needs one name'
-                    )
-                cell = Cell(
-                    backbone=backbone,
-                    fraction=fraction,
-                    seed=seed,
-                    label=label,
-                    config=config,
-                    cfg=cfg,
-                    work_dir=work_dir / folder,
-                    folder=folder,
-                    regime=regime,
-                    data_root=data_root,
-                    options=(*options, *own),
-                    protocol=protocol,
-                    train_names=subsets[fraction, seed],
-                    tools=tools,
-                )
-                cell.check_folder()
-                cells.append(cell)
-    return cells
+    cells, subsets, whole = {}, {}, None
+    for seed, backbone, fraction in itertools.product(seeds, backbones, fractions):
+        axes = dict(backbone=backbone.name, weights=backbone.weights, regime=regime, fraction=fraction)
+        axes |= dict(seed=str(seed), data_root=data_root)
+        cfg = load_config(config, axes, parse_overrides(list(options)))
+        overrides = [*options, *backbone.random_options(cfg)]
+        cfg.merge_from_dict(parse_overrides(overrides))
+        whole = whole or _build_whole(cfg)
+        if (fraction, seed) not in subsets:
+            subset = FewShotSubset(whole, fraction, seed, _subset_config(cfg).get('unit'))
+            subsets[fraction, seed] = tuple(subset.names)
+        names = subsets[fraction, seed]
+        label, row = backbone.row(cfg)
+        folder = str(Path(row, fraction.replace('/', '_'), f'seed{seed}'))
+        if folder in cells:
+            raise UserError(f'{label}, fraction {fraction}, seed {seed} is asked for twice: every row needs one name')
+        entry = CellResult(
+            backbone=label,
+            fraction=fraction,
+            seed=seed,
+            train_images=len(names),
+            iterations=cfg.train_cfg.max_iters,
+            status='not run',
+            data_set=_data_set_name(cfg.test_dataloader.dataset),
+            subset_digest=digest(names),
+            folder=folder,
+            protocol=protocol,
+        )
+        given = {axis.replace('_', '-'): value for axis, value in axes.items() if value is not None}
+        arguments = [part for axis, value in given.items() for part in (f'--{axis}', value)]
+        arguments += ['--cfg-options', *overrides] if overrides else []
+        cells[folder] = Cell(entry, cfg, work_dir / folder, tuple(arguments), names, tools)
+        cells[folder].check_folder()
+    return list(cells.values())
 
 
 def _subset_config(cfg: Config) -> dict:
@@ -98,3 +140,11 @@ def _build_whole(cfg: Config) -> BaseDataset:
     check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     return DATASETS.build(_subset_config(cfg)).dataset
+
+
+def _data_set_name(dataset: dict) -> str:
+    """A data set's type, and how many classes it is read with where these are not the type's own."""
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    return f'{dataset["type"]} ({len(classes)} classes)' if classes else dataset['type']

@@ -6,6 +6,7 @@ DATA_SET = 'ADE20KDataset'
 CONDITIONS = 'ADE20K validation mIoU, linear decoder, trained end to end'
 SOURCE = 'InternVL, arXiv 2312.14238, table 5a'
 # mIoU by fraction of the 20,210 training images
+FRACTIONS = ('1/16', '1/8', '1/4', '1/2', '1')
 ROWS = MappingProxyType(
     {
         'DeiT-III ViT-L': {'1/16': 36.1, '1/8': 41.3, '1/4': 45.6, '1/2': 48.4, '1': 51.9},

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,7 +13,7 @@ from mmseg.registry import DATASETS
 
 from ..errors import UserError
 
-_EMPTY = 'need at least one array to concatenate'
+_EMPTY = 'need at least one array to concatenate'  # numpy, where mmengine puts no samples together
 
 
 def parse_fraction(fraction: str | float) -> Fraction:
@@ -39,7 +40,6 @@ def sample_names(dataset: Any) -> list[str]:
     Raises:
         TypeError: another kind of data set.
     """
-    dataset.full_init()
     if isinstance(dataset, ConcatDataset):
         return [name for part in dataset.datasets for name in sample_names(part)]
     if not isinstance(dataset, BaseDataset):
@@ -48,11 +48,8 @@ def sample_names(dataset: Any) -> list[str]:
             'put other wrappers around the subset'
         )
     root = PurePosixPath(dataset.data_root or '')
-    names = []
-    for i in range(len(dataset)):
-        path = PurePosixPath(dataset.get_data_info(i)['img_path'])
-        names.append(str(path.relative_to(root) if path.is_relative_to(root) else path))
-    return names
+    paths = (PurePosixPath(dataset.get_data_info(i)['img_path']) for i in range(len(dataset)))
+    return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
 
 
 def select(names: Sequence[str], units: Sequence[str], fraction: Fraction, seed: int) -> list[int]:
@@ -96,12 +93,9 @@ class FewShotSubset:
     """
 
     def __init__(self, dataset: Any, fraction: str | float, seed: int = 0, unit: str | None = None) -> None:
-        self.fraction = parse_fraction(fraction)
-        self.seed = seed
+        self.fraction, self.seed, self.unit = parse_fraction(fraction), seed, unit
         with self._empty_named(dataset):
             self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.unit = unit
-        self._indices: list[int] | None = None
         if getattr(self.dataset, '_fully_initialized', True):
             self.full_init()
 
@@ -110,20 +104,29 @@ class FewShotSubset:
         """Of the wrapped data set."""
         return self.dataset.metainfo
 
-    def full_init(self) -> None:
-        """Load the annotations of the wrapped data set and choose the subset."""
-        if self._indices is not None:
-            return
+    @cached_property
+    def indices(self) -> list[int]:
+        """Positions of the chosen samples in the wrapped data set."""
         with self._empty_named(self.dataset):
             self.dataset.full_init()
             names = sample_names(self.dataset)
             if not names:
                 raise ValueError(_EMPTY)
-        self._indices = select(names, self._units(names), self.fraction, self.seed)
+        return select(names, self._units(names), self.fraction, self.seed)
+
+    def full_init(self) -> None:
+        """Load the annotations of the wrapped data set and choose the subset."""
+        _ = self.indices
+
+    @property
+    def names(self) -> list[str]:
+        """The chosen samples' image paths relative to the data root, sorted."""
+        indices, names = self.indices, sample_names(self.dataset)
+        return [names[i] for i in indices]
 
     @contextmanager
     def _empty_named(self, dataset: Any) -> Iterator[None]:
-        """Turn what numpy says where mmengine puts no samples together into an error that names the data set."""
+        """Name the data set where it is empty."""
         try:
             yield
         except ValueError as error:
@@ -147,18 +150,6 @@ class FewShotSubset:
                 f"{sorted(infos[0])}, and 'frame' stands for each sample"
             )
         return [str(info[unit]) for info in infos]
-
-    @property
-    def indices(self) -> list[int]:
-        """Positions of the chosen samples in the wrapped data set."""
-        self.full_init()
-        return self._indices
-
-    @property
-    def names(self) -> list[str]:
-        """The chosen samples' image paths relative to the data root, sorted."""
-        names = sample_names(self.dataset)
-        return sorted(names[i] for i in self.indices)
 
     def get_data_info(self, idx: int) -> dict:
         """The information of a chosen sample."""

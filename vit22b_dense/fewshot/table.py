@@ -19,41 +19,27 @@ DEPTH = {
     'pixel/delta_1.25': ('delta_1.25', 'higher'),
 }
 # The constant answer's score beside the main one.
-CONSTANT = {'mIoU': ('majority/mIoU', 'majority class'), 'pixel/abs_rel': ('mean_depth/abs_rel', 'mean depth')}
+CONSTANT = {'mIoU': ('majority/mIoU', 'Majority class'), 'pixel/abs_rel': ('mean_depth/abs_rel', 'Mean depth')}
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """One cell of the table: a backbone on a fraction with a seed.
+    """One cell of the table, a backbone on a fraction with a seed: a line of ``table.csv``."""
 
-    Attributes:
-        backbone: name of its row.
-        fraction: such as ``'1/16'``.
-        seed: of the run and of the subset.
-        train_images: in the subset.
-        iterations: of training.
-        status: ``'finished'``, or why there are no scores.
-        data_set: the test data set's type, with its number of classes where it is read with others than its own.
-        subset_digest: fingerprint of the training images, see `few_shot.digest`.
-        folder: of its run, relative to the table's.
-        protocol: what all cells of a table have in common: config, regime, overrides.
-        scores: all scores of the test by name; empty where there are none.
-    """
-
-    backbone: str
-    fraction: str
-    seed: int
-    train_images: int
-    iterations: int
-    status: str
-    data_set: str
-    subset_digest: str
-    folder: str
-    protocol: str
-    scores: dict[str, float] = field(default_factory=dict)
+    backbone: str  # name of its row
+    fraction: str  # such as '1/16'
+    seed: int  # of the run and of the subset
+    train_images: int  # in the subset
+    iterations: int  # of training
+    status: str  # 'finished', or why there are no scores
+    data_set: str  # the test data set's type, with its number of classes where it is read with others than its own
+    subset_digest: str  # fingerprint of the training images, see `subset.digest`
+    folder: str  # of its run, relative to the table's
+    protocol: str  # what all cells of a table have in common: config, regime, overrides
+    scores: dict[str, float] = field(default_factory=dict)  # all of the test; empty where there are none
 
 
-FIXED = tuple(column.name for column in fields(CellResult) if column.name != 'scores')  # columns of every table.csv
+FIXED = {column.name: column.type for column in fields(CellResult) if column.name != 'scores'}  # of every table.csv
 
 
 def main_scores(cells: Sequence[CellResult]) -> dict[str, tuple[str, str]]:
@@ -61,15 +47,27 @@ def main_scores(cells: Sequence[CellResult]) -> dict[str, tuple[str, str]]:
     return DEPTH if any(next(iter(DEPTH)) in cell.scores for cell in cells) else SEGMENTATION
 
 
+def fraction_name(fraction: str) -> str:
+    """How a fraction is shown: ``'1'``, the whole training data, as ``'all'``."""
+    return 'all' if Fraction(fraction) == 1 else fraction
+
+
 def fractions_of(cells: Sequence[CellResult]) -> list[str]:
     """The fractions of some cells, smallest first."""
     return sorted({cell.fraction for cell in cells}, key=Fraction)
 
 
-def scores_at(cells: Sequence[CellResult], backbone: str, fraction: str, score: str) -> list[float]:
-    """A score's values over the seeds, of finished cells."""
-    chosen = [cell for cell in cells if (cell.backbone, cell.fraction) == (backbone, fraction)]
-    return [cell.scores[score] for cell in chosen if score in cell.scores]
+def by_row(cells: Sequence[CellResult]) -> dict[str, dict[str, list[CellResult]]]:
+    """The cells of each backbone and fraction, in the order of the cells; each backbone has all fractions."""
+    rows = {cell.backbone: {fraction: [] for fraction in fractions_of(cells)} for cell in cells}
+    for cell in cells:
+        rows[cell.backbone][cell.fraction].append(cell)
+    return rows
+
+
+def values_of(cells: Sequence[CellResult], score: str) -> list[float]:
+    """The values of a score, of the cells that have it."""
+    return [cell.scores[score] for cell in cells if score in cell.scores]
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -84,49 +82,43 @@ def shown(values: Sequence[float], score: str) -> str:
     return f'{mean:.{digits}f}' + (f' ± {std:.{digits}f}' if std is not None else '')
 
 
-def _entry(cells: Sequence[CellResult], backbone: str, fraction: str, score: str) -> str:
-    here = [cell for cell in cells if (cell.backbone, cell.fraction) == (backbone, fraction)]
-    values = scores_at(here, backbone, fraction, score)
-    without = sorted({cell.status for cell in here if not cell.scores})
-    missing = '; '.join(without)
-    if not values:
-        return missing or '–'
-    text = shown(values, score)
-    return f'{text} ({len(values)} of {len(here)} seeds; {missing})' if missing else text
-
-
 def table_rows(cells: Sequence[CellResult], score: str) -> list[list[str]]:
     """One score's table: a header, and a row for each backbone in the order of the cells."""
-    fractions = fractions_of(cells)
     header = ['backbone']
-    for fraction in fractions:
-        images = sorted({cell.train_images for cell in cells if cell.fraction == fraction})
-        header.append(f'{fraction} ({" to ".join(str(n) for n in dict.fromkeys([images[0], images[-1]]))} images)')
-    backbones = dict.fromkeys(cell.backbone for cell in cells)
-    return [header, *([name, *(_entry(cells, name, f, score) for f in fractions)] for name in backbones)]
+    for fraction in fractions_of(cells):
+        images = {cell.train_images for cell in cells if cell.fraction == fraction}
+        header.append(
+            f'{fraction_name(fraction)} ({" to ".join(str(n) for n in sorted({min(images), max(images)}))} images)'
+        )
+    return [header, *([name, *(_entry(at, score) for at in row.values())] for name, row in by_row(cells).items())]
 
 
-def published_rows(cells: Sequence[CellResult]) -> list[list[str]]:
-    """The published table, a header and its rows; empty for depth, where nothing was published."""
-    if main_scores(cells) is not SEGMENTATION:
-        return []
-    fractions = list(next(iter(published.ROWS.values())))
-    return [
-        ['published', *fractions],
-        *([f'{name} (published)', *(f'{row[f]:.1f}' for f in fractions)] for name, row in published.ROWS.items()),
-    ]
+def _entry(cells: Sequence[CellResult], score: str) -> str:
+    values = values_of(cells, score)
+    missing = '; '.join(sorted({cell.status for cell in cells if not cell.scores}))
+    if not values:
+        return missing or '–'
+    return shown(values, score) + (f' ({len(values)} of {len(cells)} seeds; {missing})' if missing else '')
 
 
-def on_published_data(cells: Sequence[CellResult]) -> bool:
-    """Whether the published rows are of the data set that the cells are tested on."""
-    return {cell.data_set for cell in cells} == {published.DATA_SET}
+def published_place(cells: Sequence[CellResult]) -> str | None:
+    """Where published results stand: ``'among'`` ours of the same data, ``'beside'`` those of others, or nowhere."""
+    if main_scores(cells) is DEPTH:
+        return None
+    return 'among' if {cell.data_set for cell in cells} == {published.DATA_SET} else 'beside'
+
+
+def published_rows() -> list[list[str]]:
+    """The published table: a header and its rows."""
+    rows = [[f'{name} (published)', *(f'{v:.1f}' for v in row.values())] for name, row in published.ROWS.items()]
+    return [['published', *map(fraction_name, published.FRACTIONS)], *rows]
 
 
 def published_note(cells: Sequence[CellResult]) -> str:
     """Where the published rows come from, and whether they may be compared."""
     remark = (
         'compare only runs of the same regime and decoder'
-        if on_published_data(cells)
+        if published_place(cells) == 'among'
         else 'another data set than the table above: only the shape of the curves can be compared, not the level'
     )
     return f'Published by others, not measured here: {published.CONDITIONS} ({published.SOURCE}); {remark}.'
@@ -139,49 +131,43 @@ def seeds_note(cells: Sequence[CellResult]) -> str:
     if len(seeds) > 1:
         text += '; mean ± sample standard deviation over them (each seed: another subset, order and start)'
     constant, title = CONSTANT[next(iter(main_scores(cells)))]
-    value = next((cell.scores[constant] for cell in cells if constant in cell.scores), None)
-    if value is not None:
-        text += f'. {title[0].upper()}{title[1:]} everywhere: {shown([value], constant)}'
+    if values := values_of(cells, constant):
+        text += f'. {title} everywhere: {shown(values[:1], constant)}'
     return f'{text}.'
 
 
 def missing_lines(cells: Sequence[CellResult]) -> list[str]:
     """Which cells have no scores, by backbone and reason."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for cell in cells:
         if cell.status != 'finished':
-            groups.setdefault((cell.backbone, cell.status), []).append(f'{cell.fraction} seed {cell.seed}')
-    return [f'{backbone}, {status}: {", ".join(which)}' for (backbone, status), which in groups.items()]
+            which = f'{fraction_name(cell.fraction)} seed {cell.seed}'
+            groups.setdefault(f'{cell.backbone}, {cell.status}', []).append(which)
+    return [f'{reason}: {", ".join(which)}' for reason, which in groups.items()]
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown(cells: Sequence[CellResult], title: str) -> str:
+    """``table.md``: a heading, a table for each main score, and the published rows; of at least one cell."""
+    parts = [f'# {title}', seeds_note(cells)]
+    for score, (name, better) in main_scores(cells).items():
+        parts += [f'## {name}, {better} is better', _markdown_table(table_rows(cells, score))]
+        if score == 'mIoU':
+            parts += [published_note(cells), _markdown_table(published_rows())]
+    return '\n\n'.join(parts) + '\n'
+
+
+def _markdown_table(rows: list[list[str]]) -> str:
     lines = ['| ' + ' | '.join(cell.replace('|', '\\|') for cell in row) + ' |' for row in rows]
     return '\n'.join([lines[0], '|---' * len(rows[0]) + '|', *lines[1:]])
 
 
-def markdown(cells: Sequence[CellResult], title: str) -> str:
-    """``table.md``: a table for each main score, and the published rows.
-
-    Args:
-        cells: at least one.
-        title: heading.
-    """
-    parts = [f'# {title}', seeds_note(cells)]
-    for score, (name, better) in main_scores(cells).items():
-        parts += [f'## {name}, {better} is better', _markdown(table_rows(cells, score))]
-        if rows := published_rows(cells) if score == 'mIoU' else []:
-            parts += [published_note(cells), _markdown(rows)]
-    return '\n\n'.join(parts) + '\n'
-
-
 def to_csv(cells: Sequence[CellResult]) -> str:
     """``table.csv``: a line for each cell with every score."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell.scores))
+    names = dict.fromkeys(name for cell in cells for name in cell.scores)
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator='\n')
-    writer.writerow([*FIXED, *names])
-    for cell in cells:
-        writer.writerow([*(getattr(cell, key) for key in FIXED), *(cell.scores.get(name, '') for name in names)])
+    writer = csv.DictWriter(buffer, [*FIXED, *names], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows({key: getattr(cell, key) for key in FIXED} | cell.scores for cell in cells)
     return buffer.getvalue()
 
 
@@ -193,11 +179,10 @@ def from_csv(path: str | Path) -> list[CellResult]:
     """
     with open(path, newline='', encoding='utf-8') as file:
         lines = list(csv.DictReader(file))
-    if not lines or not set(FIXED) <= set(lines[0]):
+    if not lines or not FIXED.keys() <= lines[0].keys():
         raise UserError(f'{path}: not a table of tools/fewshot.py (columns {", ".join(FIXED)} and scores)')
-    numbers = ('seed', 'train_images', 'iterations')
     cells = []
     for line in lines:
-        fixed = {key: int(line.pop(key)) if key in numbers else line.pop(key) for key in FIXED}
+        fixed = {key: kind(line.pop(key)) for key, kind in FIXED.items()}
         cells.append(CellResult(**fixed, scores={name: float(value) for name, value in line.items() if value}))
     return cells

@@ -1,6 +1,6 @@
 """Prepares one segment: its images with their sparse z-depth, and the index that says it is complete.
 
-`index` tells the layout.
+`datasets.waymo_index` describes the layout.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +18,11 @@ import numpy as np
 
 from ..datasets.waymo_index import INDEX, VERSION
 from ..files import write_atomically
-from .components import SegmentReader
+from .parquet import SegmentReader
 from .projection import SparseDepth, camera_depth, scan_points
-from .types import CAMERA_NAMES, CameraCalibration, CameraImage, FrameError, Settings
+from .types import CAMERA_NAMES, CameraCalibration, CameraImage, FrameError, Job
 
 _OURS = re.compile(r'\d+_\d\.(jpg|npz)|\..*\.part|index\.json')
-
-
-@dataclass
-class SegmentReport:
-    """What became of one segment.
-
-    Attributes:
-        name: the segment.
-        status: `done`, `complete` (an earlier run's, left alone) or `failed`.
-        frames: frames (a timestamp of one camera) in its index.
-        empty: those of them without a LiDAR point.
-        skipped: frames left out, by reason.
-        behind: returns dropped for want of a positive z-depth.
-        outside: returns dropped because their projection lies outside the image.
-        messages: what was skipped or failed, for the user.
-    """
-
-    name: str
-    status: str = 'done'
-    frames: int = 0
-    empty: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    behind: int = 0
-    outside: int = 0
-    messages: list[str] = field(default_factory=list)
 
 
 def check_jpeg(jpeg: bytes, calibration: CameraCalibration) -> None:
@@ -67,117 +41,66 @@ def check_jpeg(jpeg: bytes, calibration: CameraCalibration) -> None:
         raise FrameError('bad image', f'it is {size}, its calibration says {wanted} (width, height)')
 
 
-def prepare_segment(
-    root: Path,
-    split: str,
-    name: str,
-    out: Path,
-    settings: Settings,
-    on_frame: Callable[[float], None] = lambda fraction: None,
-) -> SegmentReport:
-    """Prepare a segment from its beginning, replacing whatever an earlier run left of it.
-
-    Args:
-        root: folder of the released data.
-        split: its split.
-        name: the segment.
-        out: folder to write `SPLIT/SEGMENT` under.
-        settings: cameras, lasers and returns.
-        on_frame: called with the fraction done after each timestamp; what it raises ends the job.
-
-    Returns:
-        The counts.
+def prepare_segment(job: Job, name: str) -> dict[str, Any]:
+    """Prepare a segment from its beginning, replacing whatever an earlier run left of it; returns its index.
 
     Raises:
         SegmentError: the segment cannot be read; no index is written.
         OSError: the output cannot be written; no index is written.
     """
-    with SegmentReader(root, split, name, settings) as reader:
-        folder = out / split / name
+    frames, skipped, dropped = [], [], Counter(behind=0, outside=0)
+    with SegmentReader(job.root, job.split, name, job.settings) as reader:
+        folder = job.out / job.split / name
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
-        report = SegmentReport(name)
-        frames: list[dict[str, Any]] = []
-        skipped: list[dict[str, Any]] = []
-        for done, timestamp in enumerate(reader.iterate(), 1):
-            for camera, outcome in _depths(reader, timestamp).items():
-                entry = {'timestamp': timestamp, 'camera': camera}
-                if isinstance(outcome, FrameError):
-                    skipped.append({**entry, 'reason': outcome.reason, 'detail': outcome.detail})
-                    report.skipped[outcome.reason] += 1
-                    report.messages.append(f'{name} {timestamp} {CAMERA_NAMES[camera]}: skipped, {outcome}')
+        for timestamp in reader.iterate():
+            seen = None
+            for camera in job.settings.cameras:
+                key, stem = {'timestamp': timestamp, 'camera': camera}, f'{timestamp}_{camera}'
+                try:
+                    image = reader.image(timestamp, camera)
+                    calibration = reader.cameras.get(camera)
+                    if calibration is None:
+                        raise FrameError('no camera calibration', f'camera_calibration has no row {camera}')
+                    check_jpeg(image.jpeg, calibration)
+                    seen = seen or _points(reader, timestamp)
+                except FrameError as error:
+                    skipped.append(key | {'reason': error.reason, 'detail': error.detail})
                     continue
-                image, depth = outcome
-                report.behind += depth.behind
-                report.outside += depth.outside
-                frames.append(
-                    {**entry, **_write(folder, f'{timestamp}_{camera}', reader.cameras[camera], image, depth)}
-                )
-            on_frame(done / len(reader.timestamps))
-        for rows in (frames, skipped):
-            rows.sort(key=lambda row: (row['timestamp'], row['camera']))
-        index = {'version': VERSION, 'segment': name, 'settings': asdict(settings)}
-        index |= {'dropped_returns': {'behind': report.behind, 'outside': report.outside}}
-        index |= {'frames': frames, 'skipped': skipped}
-        write_atomically(folder / INDEX, json.dumps(index, indent=1) + '\n')
-    report.frames, report.empty = len(frames), sum(frame['points'] == 0 for frame in frames)
-    return report
+                points, projections, pose = seen
+                depth = camera_depth(points, projections, calibration, pose, image.world_from_vehicle)
+                dropped.update(behind=depth.behind, outside=depth.outside)
+                _write(folder / stem, image, depth)
+                key |= {'camera_name': CAMERA_NAMES[camera], 'width': calibration.width, 'height': calibration.height}
+                paths = {'image': f'{name}/{stem}.jpg', 'depth': f'{name}/{stem}.npz'}
+                frames.append(key | {'points': len(depth.depth)} | paths)
+    for rows in (frames, skipped):
+        rows.sort(key=lambda row: (row['timestamp'], row['camera']))
+    index = {
+        'version': VERSION,
+        'segment': name,
+        'settings': asdict(job.settings),
+        'dropped_returns': dict(dropped),
+        'frames': frames,
+        'skipped': skipped,
+    }
+    write_atomically(folder / INDEX, json.dumps(index, indent=1) + '\n')
+    return index
 
 
-def report_complete(name: str, index: dict[str, Any]) -> SegmentReport:
-    """The report of a segment that an earlier run completed, from its index."""
-    empty = sum(frame['points'] == 0 for frame in index['frames'])
-    skipped = Counter(row['reason'] for row in index['skipped'])
-    dropped = index['dropped_returns']
-    counts = len(index['frames']), empty, skipped, dropped['behind'], dropped['outside']
-    return SegmentReport(name, 'complete', *counts)
-
-
-def _depths(reader: SegmentReader, timestamp: int) -> dict[int, tuple[CameraImage, SparseDepth] | FrameError]:
-    """Per camera, its image and depth, or why there is none."""
-    outcomes: dict[int, tuple[CameraImage, SparseDepth] | FrameError] = {}
-    images: dict[int, CameraImage] = {}
-    for camera in reader.settings.cameras:
-        try:
-            image = reader.image(timestamp, camera)
-            if camera not in reader.cameras:
-                raise FrameError('no camera calibration', f'camera_calibration has no row {camera}')
-            check_jpeg(image.jpeg, reader.cameras[camera])
-            images[camera] = image
-        except FrameError as error:
-            outcomes[camera] = error
-    if not images:
-        return outcomes
-    try:
-        pose = reader.vehicle_pose(timestamp)
-        parts = []
-        for laser, calibration in reader.lasers.items():
-            parts.append(scan_points(reader.scan(timestamp, laser), calibration, pose, images))
-    except FrameError as error:
-        return outcomes | dict.fromkeys(images, error)
+def _points(reader: SegmentReader, timestamp: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points of all LiDARs, their projections and the pose of the vehicle in whose frame they are."""
+    pose, cameras = reader.vehicle_pose(timestamp), reader.settings.cameras
+    parts = [scan_points(reader.scan(timestamp, n), laser, pose, cameras) for n, laser in reader.lasers.items()]
     points, projections = (np.concatenate(column) for column in zip(*parts, strict=True))
-    for camera, image in images.items():
-        depth = camera_depth(points, projections, reader.cameras[camera], pose, image.world_from_vehicle)
-        outcomes[camera] = image, depth
-    return outcomes
+    return points, projections, pose
 
 
-def _write(
-    folder: Path, stem: str, calibration: CameraCalibration, image: CameraImage, depth: SparseDepth
-) -> dict[str, Any]:
-    """Write one frame's files and return the rest of its index entry."""
-    write_atomically(folder / f'{stem}.jpg', image.jpeg)
+def _write(stem: Path, image: CameraImage, depth: SparseDepth) -> None:
+    write_atomically(stem.with_suffix('.jpg'), image.jpeg)
     arrays = io.BytesIO()
     np.savez(arrays, x=depth.x, y=depth.y, depth=depth.depth)
-    write_atomically(folder / f'{stem}.npz', arrays.getvalue())
-    return {
-        'camera_name': CAMERA_NAMES[calibration.camera],
-        'width': calibration.width,
-        'height': calibration.height,
-        'points': len(depth.depth),
-        'image': f'{folder.name}/{stem}.jpg',
-        'depth': f'{folder.name}/{stem}.npz',
-    }
+    write_atomically(stem.with_suffix('.npz'), arrays.getvalue())
 
 
 def _clear(folder: Path) -> None:

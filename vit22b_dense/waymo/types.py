@@ -1,13 +1,14 @@
-"""What a Waymo Open Dataset v2 segment holds, as far as depth needs it: names, calibrations and frames.
+"""What a Waymo Open Dataset v2 segment holds, as far as depth needs it, and what is to be prepared of it.
 
 Frames of reference (Waymo Open Dataset v2 schema): the vehicle looks along +x, y to the left, z up; a camera
-likewise looks along +x, so its optical axis is +x; every transform is a 4x4 matrix applied to column vectors,
-metres; angles are radians.
+likewise looks along +x, so its optical axis is +x; every transform is a (4, 4) float64 matrix applied to
+column vectors, metres; angles are radians.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -27,13 +28,10 @@ class SegmentError(UserError):
 class FrameError(ValueError):
     """One frame (a timestamp and a camera) that cannot be used; the rest of its segment can.
 
-    Attributes:
-        reason: a short fixed phrase, by which skipped frames are counted.
-        detail: what exactly is wrong.
+    Skipped frames are counted by `reason`, a short fixed phrase; `detail` says what exactly is wrong.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        """Keep the reason beside the full message, `reason: detail`."""
         super().__init__(f'{reason}: {detail}')
         self.reason = reason
         self.detail = detail
@@ -48,71 +46,57 @@ class Settings:
     returns: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Job:
+    """What to prepare."""
+
+    root: Path  # the released data, ROOT/SPLIT/COMPONENT/SEGMENT.parquet
+    out: Path  # to write to, OUT/SPLIT/SEGMENT/
+    split: str
+    settings: Settings
+    workers: int = 1  # processes; 1 works in this one
+    shard: tuple[int, int] = (0, 1)  # (i, n): take the segments i, i + n, i + 2 n, ... of the sorted list
+    overwrite: bool = False  # prepare complete segments again
+
+
 @dataclass(frozen=True, eq=False)
 class CameraCalibration:
-    """A camera of a segment.
+    """A camera of a segment."""
 
-    Attributes:
-        camera: its number, 1-5 (`CAMERAS`).
-        intrinsic: (9,) float64 `f_u, f_v, c_u, c_v, k1, k2, p1, p2, k3`, pixels; distortion as in OpenCV.
-        extrinsic: (4, 4) float64, camera to vehicle.
-        width: image width, pixels.
-        height: image height, pixels.
-    """
-
-    camera: int
-    intrinsic: np.ndarray
-    extrinsic: np.ndarray
-    width: int
+    camera: int  # 1-5 (`CAMERAS`)
+    intrinsic: np.ndarray  # (9,) float64 f_u, f_v, c_u, c_v, k1, k2, p1, p2, k3, pixels; distortion as in OpenCV
+    extrinsic: np.ndarray  # camera to vehicle
+    width: int  # of its images, pixels
     height: int
 
 
 @dataclass(frozen=True, eq=False)
 class LaserCalibration:
-    """A LiDAR of a segment.
+    """A LiDAR of a segment."""
 
-    Attributes:
-        laser: its number, 1-5 (`LASERS`).
-        extrinsic: (4, 4) float64, LiDAR to vehicle.
-        inclination_min: lowest beam inclination, radians.
-        inclination_max: highest beam inclination, radians.
-        inclination_values: (H,) float64 per-row inclinations in ascending order (so the last row of the range
-            image first), or None where the rows are evenly spaced between the two bounds.
-    """
-
-    laser: int
-    extrinsic: np.ndarray
-    inclination_min: float
+    laser: int  # 1-5 (`LASERS`)
+    extrinsic: np.ndarray  # LiDAR to vehicle
+    inclination_min: float  # of the lowest beam, radians
     inclination_max: float
+    # (H,) float64 of each row, ascending (so the last row of the range image first); None: evenly spaced
     inclination_values: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LaserScan:
-    """One spin of one LiDAR.
+    """One spin of one LiDAR: images by return number (1 or 2), without an entry for a return that is null."""
 
-    Attributes:
-        range_images: return number (1 or 2) to (H, W, 4) float32: range in metres, intensity, elongation,
-            no-label zone; a pixel is valid where its range is above 0. A return that is absent (null) has no
-            entry.
-        projections: return number to (H, W, 6) float32: `camera, x, y` twice; camera 0 means none.
-        pixel_pose: (H, W, 6) float32 `roll, pitch, yaw, x, y, z`, vehicle to world at the time each pixel was
-            fired; of the first return, which the second shares. None for every laser but TOP.
-    """
-
+    # (H, W, 4) float32: range in metres (a pixel is valid where it is above 0), intensity, elongation, no-label zone
     range_images: dict[int, np.ndarray]
-    projections: dict[int, np.ndarray]
+    projections: dict[int, np.ndarray]  # (H, W, 6) float32: `camera, x, y` twice; camera 0 means none
+    # TOP alone, for both returns: (H, W, 6) float32 `roll, pitch, yaw, x, y, z`, vehicle to world when each pixel was
+    # fired
     pixel_pose: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class CameraImage:
-    """One photograph.
-
-    Attributes:
-        jpeg: the file's own bytes.
-        world_from_vehicle: (4, 4) float64, the vehicle's pose when this camera exposed.
-    """
+    """One photograph: the JPEG file's own bytes, and the vehicle's pose when this camera exposed."""
 
     jpeg: bytes
     world_from_vehicle: np.ndarray
@@ -120,16 +104,9 @@ class CameraImage:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """All sensors at one timestamp.
-
-    Attributes:
-        timestamp: microseconds.
-        world_from_vehicle: (4, 4) float64, the frame's vehicle pose.
-        images: by camera number.
-        scans: by laser number.
-    """
+    """All sensors at one timestamp (microseconds): the vehicle's pose, images by camera and scans by laser number."""
 
     timestamp: int
     world_from_vehicle: np.ndarray
-    images: dict[int, CameraImage] = field(default_factory=dict)
-    scans: dict[int, LaserScan] = field(default_factory=dict)
+    images: dict[int, CameraImage]
+    scans: dict[int, LaserScan]
