@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
-from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 
+from .depth_dataset import DepthDataset
 from .depth_transforms import set_points
 from .loading import DataError
 
 
 @DATASETS.register_module()
-class KITTIDepthDataset(BaseDataset):
+class KITTIDepthDataset(DepthDataset):
     """The images that have annotated depth. Few-shot subsets keep or leave whole drives.
 
     ::
@@ -30,7 +31,7 @@ class KITTIDepthDataset(BaseDataset):
         data_root: the folder above both.
         data_prefix: ``dict(img_path='raw', depth_path='data_depth_annotated/train')``.
         cameras: folders of the cameras to take.
-        pipeline, test_mode, metainfo, indices, serialize_data, lazy_init, max_refetch: as in mmengine.
+        common: the other arguments of `DepthDataset`.
 
     Raises:
         DataError: no depth map is found.
@@ -38,33 +39,11 @@ class KITTIDepthDataset(BaseDataset):
     Source: Sparsity Invariant CNNs, arXiv 1708.06500 (the annotated depth maps).
     """
 
-    few_shot_unit = 'segment'
-
     def __init__(
-        self,
-        data_root: str,
-        data_prefix: dict,
-        cameras: Sequence[str] = ('image_02', 'image_03'),
-        pipeline: Sequence = (),
-        test_mode: bool = False,
-        metainfo: dict | None = None,
-        indices: int | Sequence[int] | None = None,
-        serialize_data: bool = True,
-        lazy_init: bool = False,
-        max_refetch: int = 1000,
+        self, data_root: str, data_prefix: dict, cameras: Sequence[str] = ('image_02', 'image_03'), **common: Any
     ) -> None:
         self.cameras = tuple(cameras)
-        super().__init__(
-            metainfo=metainfo,
-            data_root=data_root,
-            data_prefix=dict(data_prefix),
-            indices=indices,
-            serialize_data=serialize_data,
-            pipeline=list(pipeline),
-            test_mode=test_mode,
-            lazy_init=lazy_init,
-            max_refetch=max_refetch,
-        )
+        super().__init__(data_root, data_prefix, **common)
 
     def load_data_list(self) -> list[dict]:
         """One item a depth map, in the order of drives, cameras and frames."""
