@@ -1,7 +1,8 @@
 """The data: readers, transforms, seeding. They know neither the models nor the engine."""
 
+from .depth_png import LoadDepthPNG
 from .depth_transforms import DepthRandomCrop, DepthRandomFlip, DepthResize, LoadSparseDepth, PackDepthInputs
-from .kitti import KITTIDepthDataset, LoadDepthPNG
+from .kitti import KITTIDepthDataset
 from .loading import DataError, LoadImage, LoadLabels
 from .seeding import SeededDataset, SeededInfiniteSampler
 from .waymo import WaymoDepthDataset

@@ -13,6 +13,7 @@ class DepthDataset(BaseDataset):
     Args:
         data_root: the folder above all others.
         data_prefix: folders of images and depth below it.
+        ann_file: a list of what to take, where the data set has one.
         pipeline, test_mode, metainfo, indices, serialize_data, lazy_init, max_refetch: as in mmengine.
     """
 
@@ -22,6 +23,7 @@ class DepthDataset(BaseDataset):
         self,
         data_root: str,
         data_prefix: dict,
+        ann_file: str = '',
         pipeline: Sequence = (),
         test_mode: bool = False,
         metainfo: dict | None = None,
@@ -34,6 +36,7 @@ class DepthDataset(BaseDataset):
             metainfo=metainfo,
             data_root=data_root,
             data_prefix=dict(data_prefix),
+            ann_file=ann_file,
             indices=indices,
             serialize_data=serialize_data,
             pipeline=list(pipeline),

@@ -24,7 +24,7 @@ class WaymoDepthDataset(DepthDataset):
         data_root: the folder that was prepared into.
         data_prefix: its split, ``dict(img_path='training')`` or ``'validation'``.
         cameras: names of those to take; None for all that are prepared.
-        common: the other arguments of `DepthDataset`.
+        common: the other arguments of `DepthDataset`; there is no list.
 
     Raises:
         DataError: no prepared segment, one that is not complete, or a camera that was not prepared.
@@ -32,7 +32,7 @@ class WaymoDepthDataset(DepthDataset):
 
     def __init__(self, data_root: str, data_prefix: dict, cameras: Sequence[str] | None = None, **common: Any) -> None:
         self.cameras = None if cameras is None else tuple(cameras)
-        super().__init__(data_root, data_prefix, **common)
+        super().__init__(data_root, data_prefix, '', **common)
 
     def load_data_list(self) -> list[dict]:
         """One item a frame, in the order of segments, timestamps and cameras."""
