@@ -32,8 +32,9 @@ DEPTH_DATA = {
     'waymo': ('WaymoDepthDataset', (224, 224), None, 'pixel', 'LoadSparseDepth', 80),
     'demo': ('WaymoDepthDataset', (224, 224), None, 'pixel', 'LoadSparseDepth', 80),
     'kitti': ('KITTIDepthDataset', (350, 700), 'garg', 'image', 'LoadDepthPNG', 80),
+    'nyu': ('NYUDepthDataset', (448, 560), 'nyu', 'image', 'LoadDepthPNG', 10),
 }
-LISTS = {'_eigen.py': ('kitti_eigen_train.txt', 'kitti_eigen_test.txt')}
+LISTS = {'nyu': ('nyu_train.txt', 'nyu_test.txt'), '_eigen.py': ('kitti_eigen_train.txt', 'kitti_eigen_test.txt')}
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ def test_the_promised_configs_are_there():
     expected |= {f'pascal_context/{h}_{n}.py' for h in ('linear', 'upernet') for n in (59, 60)}
     assert {'internvit_6b', 'vit_g', 'vit_e', 'dinov2_small', 'dinov2_reg_giant', 'dinov3_7b'} <= set(BACKBONES)
     depth = {f'{d}/{h}.py' for d in ('waymo', 'kitti') for h in ('linear', 'dpt')}
-    depth |= {f'kitti/{h}_eigen.py' for h in ('linear', 'dpt')}
+    depth |= {f'kitti/{h}_eigen.py' for h in ('linear', 'dpt')} | {f'nyu/{h}_depth.py' for h in ('linear', 'dpt')}
     depth |= {'demo/linear_depth.py', 'demo/dpt.py'}
     assert expected | depth | {'demo/linear.py'} <= set(LEAVES)
     assert set(DEPTH) == depth

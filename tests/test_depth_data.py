@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import waymo_made as made
-from conftest import make_kitti
+from conftest import make_kitti, write_image
 from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
 from vit22b_dense import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
-from vit22b_dense.datasets import DataError
+from vit22b_dense.datasets import DataError, NYUDepthDataset
+from vit22b_dense.datasets.depth_list import read_depth_list
 from vit22b_dense.datasets.depth_transforms import rasterise, set_points
 from vit22b_dense.waymo.prepare import Job, prepare
 from vit22b_dense.waymo.types import Settings
@@ -296,3 +297,55 @@ def test_eigens_split_as_it_is_distributed(shared_data, tmp_path, name, images, 
     kept = {subset.get_data_info(i)['segment'] for i in range(len(subset))}
     assert len(kept) == round(drives / 16)
     assert len(subset) == sum(segment in kept for segment in segments)
+
+
+def make_nyu(root: Path, scenes=('kitchen_0028b', 'study_0003', 'bath_1', 'bath_2')) -> Path:
+    """Scenes of two frames of 48x64, depth in millimetres up to 12 m; the list's paths begin with a slash."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for scene in scenes:
+        for frame in (7, 45):
+            write_image(root / f'sync/{scene}/rgb_{frame:05d}.jpg', rng.integers(0, 256, (48, 64, 3), np.uint8))
+            depth = rng.integers(0, 12_000, (48, 64)).astype(np.uint16)
+            write_image(root / f'sync/{scene}/sync_depth_{frame:05d}.png', depth)
+            lines.append(f'/{scene}/rgb_{frame:05d}.jpg /{scene}/sync_depth_{frame:05d}.png 518.8579\n')
+    (root / 'nyu_train.txt').write_text(''.join(lines))
+    return root
+
+
+def nyu(root, **more) -> NYUDepthDataset:
+    prefix = dict(img_path='sync', depth_path='sync')
+    loading = [dict(type='LoadImage'), dict(type='LoadDepthPNG', scale=1000.0), dict(type='PackDepthInputs')]
+    arguments = dict(ann_file='nyu_train.txt', pipeline=loading) | more
+    return DATASETS.build(dict(type='NYUDepthDataset', data_root=str(root), data_prefix=prefix, **arguments))
+
+
+def test_nyu_by_its_list(tmp_path):
+    data = nyu(make_nyu(tmp_path))
+    assert len(data) == 8
+    packed = data[3]
+    sample = packed['data_samples']
+    assert sample.img_path == str(tmp_path / 'sync/study_0003/rgb_00045.jpg')
+    assert sample.segment == 'study_0003'
+    stored = np.asarray(Image.open(tmp_path / 'sync/study_0003/sync_depth_00045.png'))
+    np.testing.assert_allclose(sample.gt_depth_map.data[0].numpy(), stored / 1000, rtol=1e-6)
+    assert packed['inputs'].shape[1:] == (48, 64)
+    halves = [FewShotSubset(data, fraction, seed=2) for fraction in ('1/4', '1/2')]
+    kept = [{half.get_data_info(i)['segment'] for i in range(len(half))} for half in halves]
+    assert [len(half) for half in halves] == [2, 4]
+    assert kept[0] < kept[1]
+    assert len(kept[1]) == 2
+    with pytest.raises(TypeError, match='ann_file'):
+        NYUDepthDataset(str(tmp_path), dict(img_path='sync', depth_path='sync'))
+
+
+@pytest.mark.parametrize(('name', 'images', 'scenes'), [('test', 654, 16), ('train', 24231, 284)])
+def test_nyus_lists_as_they_are_distributed(shared_data, tmp_path, name, images, scenes):
+    path = shared_data('splits') / f'nyu_{name}.txt.gz'
+    assert len(read_depth_list(path)) == images
+    data = nyu(tmp_path, ann_file=str(path))
+    assert len(data) == images
+    found = [data.get_data_info(i) for i in range(0, images, 50)]
+    assert all(str(tmp_path / 'sync' / info['segment']) == str(Path(info['img_path']).parent) for info in found)
+    subset = FewShotSubset(data, '1/2')
+    assert len({subset.get_data_info(i)['segment'] for i in range(len(subset))}) == scenes / 2

@@ -4,6 +4,7 @@ from .depth_png import LoadDepthPNG
 from .depth_transforms import DepthRandomCrop, DepthRandomFlip, DepthResize, LoadSparseDepth, PackDepthInputs
 from .kitti import KITTIDepthDataset
 from .loading import DataError, LoadImage, LoadLabels
+from .nyu import NYUDepthDataset
 from .seeding import SeededDataset, SeededInfiniteSampler
 from .waymo import WaymoDepthDataset
 
@@ -17,6 +18,7 @@ __all__ = [
     'LoadImage',
     'LoadLabels',
     'LoadSparseDepth',
+    'NYUDepthDataset',
     'PackDepthInputs',
     'SeededDataset',
     'SeededInfiniteSampler',

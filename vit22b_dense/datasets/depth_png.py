@@ -17,7 +17,7 @@ class LoadDepthPNG(BaseTransform):
     Args:
         scale: stored values per metre.
 
-    Source: KITTI's depth devkit.
+    Source: KITTI's depth devkit; NYU Depth v2 has 1000 per metre.
     """
 
     def __init__(self, scale: float = 256.0) -> None:
