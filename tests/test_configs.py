@@ -25,6 +25,7 @@ DATA = {
     '_59': ('PascalContextDataset59', 59),
     '_60': ('PascalContextDataset', 60),
     'camvid': ('BaseSegDataset', 11),
+    'cityscapes': ('CityscapesByCity', 19),
     'demo': ('ADE20KDataset', 7),
 }
 # config folder of depth -> dataset type, size in training, crop and average of the scores, loading, max_depth
@@ -54,7 +55,9 @@ def build_on_meta(cfg):
 
 
 def test_the_promised_configs_are_there():
-    expected = {f'{d}/{h}.py' for d in ('ade20k', 'pascal_voc12', 'camvid') for h in ('linear', 'upernet')}
+    expected = {
+        f'{d}/{h}.py' for d in ('ade20k', 'pascal_voc12', 'camvid', 'cityscapes') for h in ('linear', 'upernet')
+    }
     expected |= {f'pascal_voc12/{h}_aug.py' for h in ('linear', 'upernet')}
     expected |= {f'pascal_context/{h}_{n}.py' for h in ('linear', 'upernet') for n in (59, 60)}
     assert {'internvit_6b', 'vit_g', 'vit_e', 'dinov2_small', 'dinov2_reg_giant', 'dinov3_7b'} <= set(BACKBONES)

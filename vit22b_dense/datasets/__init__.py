@@ -1,5 +1,6 @@
 """The data: readers, transforms, seeding. They know neither the models nor the engine."""
 
+from .cityscapes import CityscapesByCity
 from .depth_png import LoadDepthPNG
 from .depth_transforms import DepthRandomCrop, DepthRandomFlip, DepthResize, LoadSparseDepth, PackDepthInputs
 from .kitti import KITTIDepthDataset
@@ -9,6 +10,7 @@ from .seeding import SeededDataset, SeededInfiniteSampler
 from .waymo import WaymoDepthDataset
 
 __all__ = [
+    'CityscapesByCity',
     'DataError',
     'DepthRandomCrop',
     'DepthRandomFlip',
