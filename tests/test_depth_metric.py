@@ -3,6 +3,7 @@
 import os
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -196,6 +197,25 @@ def test_the_protocol_is_printed(monkeypatch):
     assert '2 images, 1 of them without ground truth' in said[0]
     assert "'pixel' averages over all pixels" in said[0]
     assert 'camera image_02' in said[0]
+
+
+@pytest.mark.parametrize(
+    ('images', 'segment', 'written'),
+    [
+        (['d/raw/D/S/image_02/data/5.png', 'd/raw/D/S/image_03/data/5.png'], 'S', 'S/image_0{}/data/5.png'),
+        (['d/training/S/9_2.jpg', 'd/training/S/9_3.jpg'], 'S', 'S/9_{}.png'),
+        (['d/2.jpg', 'd/3.jpg'], None, '{}.png'),
+    ],
+)
+def test_each_prediction_is_written_to_a_file_of_its_own(tmp_path, images, segment, written):
+    metric = SparseDepthMetric(output_dir=str(tmp_path))
+    for depth, image in enumerate(images, 2):
+        meta = dict(img_path=image) if segment is None else dict(img_path=image, segment=segment)
+        metric.process({}, [sample(np.full((4, 5), depth, np.float32), None, **meta)])
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob('*.png')} == {written.format(i) for i in (2, 3)}
+    for depth in (2, 3):
+        stored = cv2.imread(str(tmp_path / written.format(depth)), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(stored, np.full((4, 5), depth * 256, np.uint16))
 
 
 def test_memory_does_not_grow_with_images():

@@ -218,7 +218,8 @@ class SparseDepthMetric(RunningMetric):
     Args:
         max_depth, min_depth, crop, average: see `Protocol`; depths in metres.
         distances: bounds of the distance groups, metres; those beyond ``max_depth`` are cut to it.
-        output_dir: write predictions there as KITTI's 16-bit PNG (metres times 256), a folder for each segment.
+        output_dir: write predictions there as KITTI's 16-bit PNG (metres times 256), a folder for each segment, below
+            it as the images lie there.
         collect_device, prefix: as in mmengine.
 
     Source: ViT-22B, arXiv 2302.05442 (mse_log, abs_rel, delta); Eigen et al., arXiv 1406.2283 (sq_rel, rmse_log);
@@ -275,7 +276,11 @@ class SparseDepthMetric(RunningMetric):
 
     def _write(self, sample: dict, depth: np.ndarray) -> None:
         stored = np.clip(np.round(depth * 256), 0, 65535).astype(np.uint16)
-        path = Path(self.output_dir, str(sample.get('segment', '')), f'{Path(sample["img_path"]).stem}.png')
+        image, segment = Path(sample['img_path']), str(sample.get('segment', ''))
+        # As the image lies below its segment: KITTI's cameras have a folder each, with the same names.
+        folders = image.parent.parts
+        below = folders[folders.index(segment) + 1 :] if segment in folders else ()
+        path = Path(self.output_dir, segment, *below, f'{image.stem}.png')
         write_atomically(path, cv2.imencode('.png', stored)[1].tobytes())
 
     def _compare(self, state: _State, pred_map: np.ndarray, gt_map: np.ndarray, camera: str | None) -> None:

@@ -33,30 +33,23 @@ class MeanDepthMetric(RunningMetric):
     Depths are counted in bins of 1 cm.
 
     Args:
-        max_depth, min_depth, crop, average: of `SparseDepthMetric`; to be the same. With ``average='image'`` every
+        max_depth, min_depth, crop, average: the same as those of `SparseDepthMetric`. With ``average='image'`` every
             image counts the same for the constants, too.
-        collect_device, prefix: as in mmengine.
     """
 
     def __init__(
-        self,
-        max_depth: float = 80.0,
-        min_depth: float = 1e-3,
-        crop: str | None = None,
-        average: str = 'pixel',
-        collect_device: str = 'cpu',
-        prefix: str | None = None,
+        self, max_depth: float = 80.0, min_depth: float = 1e-3, crop: str | None = None, average: str = 'pixel'
     ) -> None:
         self.protocol = Protocol(min_depth, max_depth, crop, average)
         self.depths = (np.arange(int(max_depth / BIN) + 1) + 0.5) * BIN
-        super().__init__(collect_device, prefix)
+        super().__init__()
 
     def new_state(self) -> _Histogram:
         """Nothing seen."""
         return _Histogram(len(self.depths))
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Count the depths of the ground truth."""
+        """Count the depths of ``gt_depth_map``, ``(1, H, W)``; it may be missing."""
         for sample in data_samples:
             state = self.new_state()
             if 'gt_depth_map' in sample:
