@@ -29,7 +29,7 @@ FOLDERS = {'backbone': 'backbones', 'regime': 'regimes', 'fraction': 'fractions'
 INGREDIENTS = frozenset({
     'augmentation', 'backbone', 'classes', 'crop_size', 'data_root', 'dataset', 'embed_dims', 'fraction', 'frozen',
     'inference', 'init_cfg', 'levels', 'loading', 'max_depth', 'max_iters', 'metainfo', 'num_classes', 'palette',
-    'patch_size', 'pixel_mean', 'pixel_std', 'resize', 'test_resize', 'train_pipeline', 'warmup', 'weights',
+    'patch_size', 'pixel_mean', 'pixel_std', 'resize', 'test_resize', 'train_pipeline', 'weights',
 })  # fmt: skip
 # What mmengine's runners read: the arguments of both, and what they and mmseg's scripts take from the config besides.
 RUN_KEYS = {
