@@ -25,14 +25,17 @@ DATA = {
     '_59': ('PascalContextDataset59', 59),
     '_60': ('PascalContextDataset', 60),
     'camvid': ('BaseSegDataset', 11),
+    'cityscapes': ('CityscapesByCity', 19),
     'demo': ('ADE20KDataset', 7),
 }
-# config folder of depth -> dataset type, size in training, crop of the scores, loading
+# config folder of depth -> dataset type, size in training, crop and average of the scores, loading, max_depth
 DEPTH_DATA = {
-    'waymo': ('WaymoDepthDataset', (224, 224), None, 'LoadSparseDepth'),
-    'demo': ('WaymoDepthDataset', (224, 224), None, 'LoadSparseDepth'),
-    'kitti': ('KITTIDepthDataset', (350, 700), 'garg', 'LoadDepthPNG'),
+    'waymo': ('WaymoDepthDataset', (224, 224), None, 'pixel', 'LoadSparseDepth', 80),
+    'demo': ('WaymoDepthDataset', (224, 224), None, 'pixel', 'LoadSparseDepth', 80),
+    'kitti': ('KITTIDepthDataset', (350, 700), 'garg', 'image', 'LoadDepthPNG', 80),
+    'nyu': ('NYUDepthDataset', (448, 560), 'nyu', 'image', 'LoadDepthPNG', 10),
 }
+LISTS = {'nyu': ('nyu_train.txt', 'nyu_test.txt'), '_eigen.py': ('kitti_eigen_train.txt', 'kitti_eigen_test.txt')}
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +55,14 @@ def build_on_meta(cfg):
 
 
 def test_the_promised_configs_are_there():
-    expected = {f'{d}/{h}.py' for d in ('ade20k', 'pascal_voc12', 'camvid') for h in ('linear', 'upernet')}
+    expected = {
+        f'{d}/{h}.py' for d in ('ade20k', 'pascal_voc12', 'camvid', 'cityscapes') for h in ('linear', 'upernet')
+    }
     expected |= {f'pascal_voc12/{h}_aug.py' for h in ('linear', 'upernet')}
     expected |= {f'pascal_context/{h}_{n}.py' for h in ('linear', 'upernet') for n in (59, 60)}
     assert {'internvit_6b', 'vit_g', 'vit_e', 'dinov2_small', 'dinov2_reg_giant', 'dinov3_7b'} <= set(BACKBONES)
     depth = {f'{d}/{h}.py' for d in ('waymo', 'kitti') for h in ('linear', 'dpt')}
+    depth |= {f'kitti/{h}_eigen.py' for h in ('linear', 'dpt')} | {f'nyu/{h}_depth.py' for h in ('linear', 'dpt')}
     depth |= {'demo/linear_depth.py', 'demo/dpt.py'}
     assert expected | depth | {'demo/linear.py'} <= set(LEAVES)
     assert set(DEPTH) == depth
@@ -143,9 +149,9 @@ def test_every_segmentation_config_resolves_to_what_its_file_says(leaf):
 @pytest.mark.parametrize('leaf', DEPTH)
 def test_every_depth_config_resolves_to_what_its_file_says(leaf):
     cfg = load(leaf)
-    kind, size, crop, loading = DEPTH_DATA[leaf.split('/')[0]]
+    kind, size, crop, average, loading, far = DEPTH_DATA[leaf.split('/')[0]]
     head = cfg.model.decode_head
-    assert (head.type, head.max_depth) == ('DPTDepthHead' if 'dpt' in leaf else 'LinearDepthHead', 80)
+    assert (head.type, head.max_depth) == ('DPTDepthHead' if 'dpt' in leaf else 'LinearDepthHead', far)
     assert (cfg.model.type, cfg.model.data_preprocessor.type) == ('SparseDepthEstimator', 'DepthDataPreProcessor')
     assert cfg.model.data_preprocessor['size'] == size
     assert cfg.model.backbone.out_indices == (-1,)
@@ -153,8 +159,11 @@ def test_every_depth_config_resolves_to_what_its_file_says(leaf):
     train = cfg.train_dataloader.dataset.dataset
     assert (cfg.train_dataloader.dataset.type, train.type, train.fraction) == ('SeededDataset', 'FewShotSubset', '1')
     assert train.dataset.type == cfg.val_dataloader.dataset.type == kind
-    assert 'train' in str(train.dataset.data_prefix)
-    assert 'val' in str(cfg.val_dataloader.dataset.data_prefix)
+    lists = tuple(data.get('ann_file') for data in (train.dataset, cfg.val_dataloader.dataset))
+    assert lists == next((LISTS[key] for key in LISTS if key in leaf), (None, None))
+    if lists[0] is None:
+        assert 'train' in str(train.dataset.data_prefix)
+        assert 'val' in str(cfg.val_dataloader.dataset.data_prefix)
     assert cfg.val_dataloader == cfg.test_dataloader
     steps = [step.type for step in train.dataset.pipeline]
     assert steps[:2] == ['LoadImage', loading]
@@ -163,10 +172,11 @@ def test_every_depth_config_resolves_to_what_its_file_says(leaf):
     # In testing the depth is loaded behind the resize: scores are at the original resolution.
     assert [step.type for step in cfg.test_dataloader.dataset.pipeline][-2:] == [loading, 'PackDepthInputs']
     assert cfg.val_evaluator == cfg.test_evaluator
-    assert (cfg.test_evaluator.type, cfg.test_evaluator.max_depth) == ('SparseDepthMetric', 80)
-    assert cfg.test_evaluator.get('crop') == crop
-    assert METRICS.build(cfg.test_evaluator).distances == (0, 20, 40, 80)
-    assert (cfg.visualizer.type, cfg.visualizer.max_depth) == ('DepthPanelVisualizer', 80)
+    assert (cfg.test_evaluator.type, cfg.test_evaluator.max_depth) == ('SparseDepthMetric', far)
+    metric = METRICS.build(cfg.test_evaluator)
+    assert (metric.protocol.crop, metric.protocol.average) == (crop, average)
+    assert metric.distances == ((0, 2, 4, 10) if far == 10 else (0, 20, 40, 80))
+    assert (cfg.visualizer.type, cfg.visualizer.max_depth) == ('DepthPanelVisualizer', far)
     assert cfg.train_cfg.max_iters == (320 if leaf.startswith('demo') else 80000)
     assert not {'max_depth', 'dataset', 'resize'} & set(cfg)
 

@@ -1,14 +1,19 @@
 """Depth data sets and their transforms: points stay points, nearest wins, layouts are read as they are."""
 
+import gzip
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import waymo_made as made
-from conftest import make_kitti
+from conftest import make_kitti, write_image
 from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
 from vit22b_dense import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
-from vit22b_dense.datasets import DataError
+from vit22b_dense.datasets import DataError, NYUDepthDataset
+from vit22b_dense.datasets.depth_list import read_depth_list
 from vit22b_dense.datasets.depth_transforms import rasterise, set_points
 from vit22b_dense.waymo.prepare import Job, prepare
 from vit22b_dense.waymo.types import Settings
@@ -128,8 +133,6 @@ def test_depth_loaded_behind_the_resize_keeps_its_resolution(prepared):
 
 
 def test_damage_is_named(prepared, tmp_path):
-    import shutil
-
     root = shutil.copytree(prepared, tmp_path / 'out')
     folder = root / 'training' / made.SEGMENT
     data = waymo(root)
@@ -157,13 +160,11 @@ def test_damage_is_named(prepared, tmp_path):
         WaymoDepthDataset(str(tmp_path), dict(img_path='training'))
 
 
-KITTI = dict(img_path='raw', depth_path='data_depth_annotated/val')
-
-
-def kitti(root, **more) -> KITTIDepthDataset:
+def kitti(root, depth_path='data_depth_annotated/val', **more) -> KITTIDepthDataset:
     pipeline = [dict(type='LoadImage'), dict(type='LoadDepthPNG'), dict(type='PackDepthInputs')]
+    prefix = dict(img_path='raw', depth_path=depth_path)
     return DATASETS.build(
-        dict(type='KITTIDepthDataset', data_root=str(root), data_prefix=KITTI, pipeline=pipeline, **more)
+        dict(type='KITTIDepthDataset', data_root=str(root), data_prefix=prefix, pipeline=pipeline, **more)
     )
 
 
@@ -184,8 +185,6 @@ def test_kitti_as_its_folders_are(tmp_path):
 
 def test_kitti_damage_is_named(tmp_path):
     data = kitti(make_kitti(tmp_path))
-    from pathlib import Path
-
     path = Path(data.get_data_info(0)['depth_path'])
     for content, message in (
         (np.zeros((37, 124), np.uint8), 'holds uint8'),
@@ -202,3 +201,151 @@ def test_kitti_damage_is_named(tmp_path):
         data[0]
     with pytest.raises(DataError, match='no DRIVE/proj_depth'):
         kitti(tmp_path, cameras=['image_00'])
+
+
+DRIVES = ('2011_09_26_drive_0001_sync', '2011_09_27_drive_0002_sync')
+
+
+def kitti_line(drive, camera, frame, depth=True) -> str:
+    truth = f'{drive}/proj_depth/groundtruth/{camera}/{frame:010d}.png' if depth else 'None'
+    return f'{drive[:10]}/{drive}/{camera}/data/{frame:010d}.png {truth} 721.5377\n'
+
+
+@pytest.mark.parametrize('layout', ['train and val', 'one folder'])
+@pytest.mark.parametrize('suffix', ['.txt', '.txt.gz'])
+def test_kitti_by_a_list(tmp_path, monkeypatch, layout, suffix):
+    """Eigen's lists name drives of both folders of the depth maps, and frames without one."""
+    said = []
+    monkeypatch.setattr('vit22b_dense.datasets.depth_list.print_log', lambda text, logger: said.append(text))
+    depths = make_kitti(tmp_path) / 'data_depth_annotated'
+    for split, other in (('train', DRIVES[1]), ('val', DRIVES[0])):
+        shutil.rmtree(depths / split / other)
+    if layout == 'one folder':
+        for path in list(depths.glob('*/*')):
+            path.rename(depths / path.name)
+    text = ''.join(
+        (
+            kitti_line(DRIVES[1], 'image_02', 5),
+            kitti_line(DRIVES[0], 'image_02', 4, depth=False),
+            kitti_line(DRIVES[0], 'image_03', 5),
+            kitti_line(DRIVES[1], 'image_03', 4, depth=False),
+            kitti_line(DRIVES[0], 'image_02', 5),
+        )
+    )
+    path = tmp_path / f'list{suffix}'
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith('gz') else text.encode())
+    data = kitti(tmp_path, 'data_depth_annotated', ann_file=path.name)
+    infos = [data.get_data_info(i) for i in range(len(data))]
+    assert [(one['segment'], one['camera'], one['timestamp']) for one in infos] == [
+        (DRIVES[1], 'image_02', 5),
+        (DRIVES[0], 'image_03', 5),
+        (DRIVES[0], 'image_02', 5),
+    ]
+    assert said == [f'{path}: 5 images, 2 of them left out: they have no depth map']
+    for info, packed in zip(infos, data, strict=True):
+        stored = np.asarray(Image.open(info['depth_path'])) / 256
+        np.testing.assert_allclose(packed['data_samples'].gt_depth_map.data[0].numpy(), stored, rtol=1e-6)
+        assert f'{info["segment"]}/{info["camera"]}' in info['img_path']
+    assert len(kitti(tmp_path, 'data_depth_annotated', ann_file=path.name, cameras=['image_02'])) == 2
+    subset = FewShotSubset(data, '1/2', seed=1)
+    assert len({subset.get_data_info(i)['segment'] for i in range(len(subset))}) == 1
+
+
+def test_a_list_that_does_not_fit_is_named(tmp_path):
+    make_kitti(tmp_path)
+
+    def read(content):
+        (tmp_path / 'list.txt').write_bytes(content if isinstance(content, bytes) else content.encode())
+        return kitti(tmp_path, 'data_depth_annotated', ann_file='list.txt')
+
+    good = kitti_line(DRIVES[0], 'image_02', 5)
+    assert len(read(good)) == 1
+    with pytest.raises(DataError, match=r"list\.txt, line 2: 'a b'; expected are IMAGE DEPTH FOCAL_LENGTH"):
+        read(f'{good}a b\n')
+    with pytest.raises(DataError, match=r'list\.txt: names the drive 2011_09_28_drive_0009_sync, which is neither in'):
+        read(good + kitti_line('2011_09_28_drive_0009_sync', 'image_02', 5))
+    with pytest.raises(DataError, match=r'list\.txt: rgb/1\.png: not DRIVE/proj_depth'):
+        read('a/b/image_02/data/1.png rgb/1.png 5\n')
+    with pytest.raises(DataError, match='none of its 1 images has a depth map'):
+        read(kitti_line(DRIVES[0], 'image_02', 5, depth=False))
+    with pytest.raises(DataError, match='none of its 0 images'):
+        read('')
+    with pytest.raises(DataError, match='cannot be read as a list'):
+        read(b'\xff\xfe\x00')
+    with pytest.raises(DataError, match=r'absent\.txt: no such list'):
+        kitti(tmp_path, ann_file='absent.txt')
+    (tmp_path / 'list.txt.gz').write_bytes(gzip.compress(good.encode())[:-9])
+    with pytest.raises(DataError, match=r'list\.txt\.gz: cannot be read as a list'):
+        kitti(tmp_path, ann_file='list.txt.gz')
+    with pytest.raises(TypeError, match='ann_file'):
+        WaymoDepthDataset(str(tmp_path), dict(img_path='training'), ann_file='list.txt')
+
+
+@pytest.mark.parametrize(('name', 'images', 'without', 'drives'), [('test', 697, 45, 28), ('train', 23158, 0, 33)])
+def test_eigens_split_as_it_is_distributed(shared_data, tmp_path, name, images, without, drives):
+    path = shared_data('splits') / f'kitti_eigen_{name}.txt.gz'
+    lines = [line.split() for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    assert len(lines) == images
+    for _, depth, _ in lines:
+        if depth != 'None':
+            (tmp_path / 'depth/val' / depth.split('/')[0]).mkdir(parents=True, exist_ok=True)
+    data = kitti(tmp_path, 'depth', ann_file=str(path))
+    assert len(data) == images - without
+    segments = [data.get_data_info(i)['segment'] for i in range(len(data))]
+    assert len(set(segments)) == drives
+    subset = FewShotSubset(data, '1/16')
+    kept = {subset.get_data_info(i)['segment'] for i in range(len(subset))}
+    assert len(kept) == round(drives / 16)
+    assert len(subset) == sum(segment in kept for segment in segments)
+
+
+def make_nyu(root: Path, scenes=('kitchen_0028b', 'study_0003', 'bath_1', 'bath_2')) -> Path:
+    """Scenes of two frames of 48x64, depth in millimetres up to 12 m; the list's paths begin with a slash."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for scene in scenes:
+        for frame in (7, 45):
+            write_image(root / f'sync/{scene}/rgb_{frame:05d}.jpg', rng.integers(0, 256, (48, 64, 3), np.uint8))
+            depth = rng.integers(0, 12_000, (48, 64)).astype(np.uint16)
+            write_image(root / f'sync/{scene}/sync_depth_{frame:05d}.png', depth)
+            lines.append(f'/{scene}/rgb_{frame:05d}.jpg /{scene}/sync_depth_{frame:05d}.png 518.8579\n')
+    (root / 'nyu_train.txt').write_text(''.join(lines))
+    return root
+
+
+def nyu(root, **more) -> NYUDepthDataset:
+    prefix = dict(img_path='sync', depth_path='sync')
+    loading = [dict(type='LoadImage'), dict(type='LoadDepthPNG', scale=1000.0), dict(type='PackDepthInputs')]
+    arguments = dict(ann_file='nyu_train.txt', pipeline=loading) | more
+    return DATASETS.build(dict(type='NYUDepthDataset', data_root=str(root), data_prefix=prefix, **arguments))
+
+
+def test_nyu_by_its_list(tmp_path):
+    data = nyu(make_nyu(tmp_path))
+    assert len(data) == 8
+    packed = data[3]
+    sample = packed['data_samples']
+    assert sample.img_path == str(tmp_path / 'sync/study_0003/rgb_00045.jpg')
+    assert sample.segment == 'study_0003'
+    stored = np.asarray(Image.open(tmp_path / 'sync/study_0003/sync_depth_00045.png'))
+    np.testing.assert_allclose(sample.gt_depth_map.data[0].numpy(), stored / 1000, rtol=1e-6)
+    assert packed['inputs'].shape[1:] == (48, 64)
+    halves = [FewShotSubset(data, fraction, seed=2) for fraction in ('1/4', '1/2')]
+    kept = [{half.get_data_info(i)['segment'] for i in range(len(half))} for half in halves]
+    assert [len(half) for half in halves] == [2, 4]
+    assert kept[0] < kept[1]
+    assert len(kept[1]) == 2
+    with pytest.raises(TypeError, match='ann_file'):
+        NYUDepthDataset(str(tmp_path), dict(img_path='sync', depth_path='sync'))
+
+
+@pytest.mark.parametrize(('name', 'images', 'scenes'), [('test', 654, 16), ('train', 24231, 284)])
+def test_nyus_lists_as_they_are_distributed(shared_data, tmp_path, name, images, scenes):
+    path = shared_data('splits') / f'nyu_{name}.txt.gz'
+    assert len(read_depth_list(path)) == images
+    data = nyu(tmp_path, ann_file=str(path))
+    assert len(data) == images
+    found = [data.get_data_info(i) for i in range(0, images, 50)]
+    assert all(str(tmp_path / 'sync' / info['segment']) == str(Path(info['img_path']).parent) for info in found)
+    subset = FewShotSubset(data, '1/2')
+    assert len({subset.get_data_info(i)['segment'] for i in range(len(subset))}) == scenes / 2

@@ -3,11 +3,15 @@
 import os
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from mmseg.evaluation import DepthMetric
+from mmseg.registry import METRICS
 
 from vit22b_dense.evaluation import MeanDepthMetric, SparseDepthMetric
+from vit22b_dense.evaluation.companions import companions, summary
 from vit22b_dense.evaluation.depth_metric import SCORES
 
 NAMES = list(SCORES)
@@ -17,19 +21,19 @@ def brute_force(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
     """The scores of some pixels, by their definitions."""
     ratio = np.maximum(pred / gt, gt / pred)
     log = np.log(pred) - np.log(gt)
-    return dict(
-        zip(
-            NAMES,
-            [
-                np.mean((np.log(1 + pred) - np.log(1 + gt)) ** 2),
-                np.mean(np.abs(pred - gt) / gt),
-                np.sqrt(np.mean((pred - gt) ** 2)),
-                *(np.mean(ratio < limit) for limit in (1.1, 1.25, 1.25**2, 1.25**3)),
-                100 * np.std(log),
-            ],
-            strict=True,
-        )
-    )
+    return {
+        'mse_log': np.mean((np.log(1 + pred) - np.log(1 + gt)) ** 2),
+        'abs_rel': np.mean(np.abs(pred - gt) / gt),
+        'sq_rel': np.mean((pred - gt) ** 2 / gt),
+        'rmse': np.sqrt(np.mean((pred - gt) ** 2)),
+        'rmse_log': np.sqrt(np.mean(log**2)),
+        'log10': np.mean(np.abs(np.log10(pred) - np.log10(gt))),
+        'delta_1.1': np.mean(ratio < 1.1),
+        'delta_1.25': np.mean(ratio < 1.25),
+        'delta_1.25^2': np.mean(ratio < 1.25**2),
+        'delta_1.25^3': np.mean(ratio < 1.25**3),
+        'silog': 100 * np.std(log),
+    }
 
 
 def sample(pred: np.ndarray, gt: np.ndarray | None, **meta) -> dict:
@@ -81,6 +85,7 @@ def test_equals_brute_force_on_a_thousand_cases():
     assert found['pixels'] == len(g)
     expected = {f'pixel/{k}': v for k, v in brute_force(p, g).items()}
     expected |= {f'image/{k}': np.mean([one[k] for one in images]) for k in NAMES}
+    expected |= {k: expected[f'pixel/{k}'] for k in NAMES}
     for low, high in ((0, 20), (20, 40), (40, 80)):
         near = (g > low) & (g <= high)
         expected |= {f'{low}-{high}m/pixel/{k}': v for k, v in brute_force(p[near], g[near]).items()}
@@ -112,23 +117,72 @@ def test_a_prediction_that_is_no_number_is_not_hidden():
     assert all(np.isnan(found[f'pixel/{name}']) for name in NAMES)
 
 
-def test_garg_crop_and_cap():
-    """The slices as KITTI's evaluations write them."""
+@pytest.mark.parametrize('cap', [80, 50])
+@pytest.mark.parametrize(('crop', 'inside'), [('garg', np.s_[153:371, 44:1197]), ('eigen', np.s_[124:342, 44:1197])])
+def test_kittis_crops_and_caps(crop, inside, cap):
+    """The slices of a 375x1242 image as KITTI's evaluations write them."""
     rng = np.random.default_rng(0)
     gt = rng.uniform(1, 100, (375, 1242)).astype(np.float32)
     pred = (gt * rng.lognormal(0, 0.2, gt.shape)).astype(np.float32)
-    metric = SparseDepthMetric(crop='garg', max_depth=80)
+    metric = SparseDepthMetric(crop=crop, max_depth=cap)
     metric.process({}, [sample(pred, gt)])
-    inside = np.s_[153:371, 44:1197]
     p, g = pred[inside].ravel(), gt[inside].ravel()
-    p, g = np.clip(p[g <= 80], 1e-3, 80).astype(float), g[g <= 80].astype(float)
+    p, g = np.clip(p[g <= cap], 1e-3, cap).astype(float), g[g <= cap].astype(float)
     found = metric.evaluate(1)
     assert found['pixels'] == len(g)
     assert {k: found[f'pixel/{k}'] for k in NAMES} == pytest.approx(brute_force(p, g))
-    with pytest.raises(ValueError, match="crop='gart'"):
-        SparseDepthMetric(crop='gart')
+    far = g > 40
+    assert found[f'40-{cap}m/pixel/rmse'] == pytest.approx(brute_force(p[far], g[far])['rmse'])
     with pytest.raises(ValueError, match='differ in size'):
         metric.process({}, [sample(pred[:5], gt)])
+
+
+def test_a_protocol_that_does_not_exist_is_refused():
+    for kind in (SparseDepthMetric, MeanDepthMetric):
+        with pytest.raises(ValueError, match="crop='gart': choose one of garg, eigen, nyu"):
+            kind(crop='gart')
+        with pytest.raises(ValueError, match="average='images': choose one of pixel, image"):
+            kind(average='images')
+
+
+def test_nyu_equals_mmsegs_metric():
+    """Crop, cap and the average over images; mmseg's silog is another one."""
+    rng = np.random.default_rng(0)
+    ours, theirs = (
+        SparseDepthMetric(crop='nyu', max_depth=10, average='image'),
+        DepthMetric(crop_type='nyu_crop', min_depth_eval=1e-3, max_depth_eval=10),
+    )
+    for share in (0.05, 0.3, 1):
+        gt = (rng.uniform(0.5, 12, (480, 640)) * (rng.random((480, 640)) < share)).astype(np.float32)
+        pred = np.clip(gt * rng.lognormal(0, 0.2, gt.shape) + share, 0.1, 10).astype(np.float32)
+        for metric in (ours, theirs):
+            metric.process({}, [sample(pred, gt)])
+    found, expected = ours.evaluate(3), theirs.evaluate(3)
+    names = {f'd{i}': f'delta_1.25{power}' for i, power in enumerate(('', '^2', '^3'), 1)}
+    for name in set(expected) - {'silog'}:
+        assert found[names.get(name, name)] == pytest.approx(expected[name], rel=1e-4), name
+    assert found['pixel/sq_rel'] != pytest.approx(found['sq_rel'], rel=0.05)
+
+
+@pytest.mark.parametrize('average', ['pixel', 'image'])
+def test_a_bare_score_is_the_protocols_average(average, monkeypatch):
+    said = []
+    monkeypatch.setattr('vit22b_dense.evaluation.depth_metric.print_log', lambda text, logger: said.append(text))
+    metric = SparseDepthMetric(average=average)
+    near, far = np.full((2, 3), 5, np.float32), np.full((20, 30), 50, np.float32)
+    metric.process({}, [sample(near + 5, near), sample(far + 5, far)])
+    found = metric.evaluate(2)
+    assert found['pixel/abs_rel'] == pytest.approx((6 * 1 + 600 * 0.1) / 606)
+    assert found['image/abs_rel'] == pytest.approx((1 + 0.1) / 2)
+    assert {name: found[name] for name in NAMES} == {name: found[f'{average}/{name}'] for name in NAMES}
+    assert f"a score without either is '{average}'" in said[0]
+    config = dict(type='SparseDepthMetric', max_depth=80, average=average)
+    beside = METRICS.build(next(c for c in companions([config]) if c['type'] == 'MeanDepthMetric'))
+    beside.process({}, [sample(near, near), sample(far, far)])
+    constant = beside.evaluate(2)
+    line = summary(found | constant)
+    assert line.startswith(f'abs_rel {found["abs_rel"]:.3f} ({constant["mean_depth/abs_rel"]:.3f}), rmse 5.000')
+    assert line.endswith({'pixel': 'over all pixels', 'image': "mean of the images' own scores"}[average])
 
 
 def test_the_protocol_is_printed(monkeypatch):
@@ -143,6 +197,25 @@ def test_the_protocol_is_printed(monkeypatch):
     assert '2 images, 1 of them without ground truth' in said[0]
     assert "'pixel' averages over all pixels" in said[0]
     assert 'camera image_02' in said[0]
+
+
+@pytest.mark.parametrize(
+    ('images', 'segment', 'written'),
+    [
+        (['d/raw/D/S/image_02/data/5.png', 'd/raw/D/S/image_03/data/5.png'], 'S', 'S/image_0{}/data/5.png'),
+        (['d/training/S/9_2.jpg', 'd/training/S/9_3.jpg'], 'S', 'S/9_{}.png'),
+        (['d/2.jpg', 'd/3.jpg'], None, '{}.png'),
+    ],
+)
+def test_each_prediction_is_written_to_a_file_of_its_own(tmp_path, images, segment, written):
+    metric = SparseDepthMetric(output_dir=str(tmp_path))
+    for depth, image in enumerate(images, 2):
+        meta = dict(img_path=image) if segment is None else dict(img_path=image, segment=segment)
+        metric.process({}, [sample(np.full((4, 5), depth, np.float32), None, **meta)])
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob('*.png')} == {written.format(i) for i in (2, 3)}
+    for depth in (2, 3):
+        stored = cv2.imread(str(tmp_path / written.format(depth)), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(stored, np.full((4, 5), depth * 256, np.uint16))
 
 
 def test_memory_does_not_grow_with_images():
@@ -163,33 +236,40 @@ def test_memory_does_not_grow_with_images():
             parts = vars(value).values() if hasattr(value, '__dict__') else []
         return 64 + sum(held(part, seen) for part in parts)
 
-    for metric in (SparseDepthMetric(), MeanDepthMetric()):
+    limits = ((SparseDepthMetric(), 10**5), (MeanDepthMetric(), 2 * 10**5), (MeanDepthMetric(average='image'), 10**6))
+    for metric, limit in limits:
         sizes = []
         for i in range(60):
             gt = np.full((50, 60), 1 + i % 60, np.float32)
             metric.process({}, [sample(gt, gt, camera='FRONT')])
             sizes.append(held(vars(metric), set()))
         assert abs(sizes[-1] - sizes[45]) < 500
-        assert sizes[-1] < 200_000
+        assert sizes[-1] < limit
 
 
-def test_mean_depth_equals_the_metric_of_a_constant_map():
+@pytest.mark.parametrize('average', ['pixel', 'image'])
+def test_mean_depth_equals_the_metric_of_a_constant_map(average):
     rng = np.random.default_rng(0)
-    maps = [np.round(rng.uniform(1, 90, (20, 30)) * (rng.random((20, 30)) < 0.3), 2) for _ in range(8)]
+    maps = [np.round(rng.uniform(1, 2 + 11 * i, (20, 30)) * (rng.random((20, 30)) < i / 10), 2) for i in range(9)]
     maps = [m.astype(np.float32) for m in maps]
-    metric = MeanDepthMetric(max_depth=80)
+    metric = MeanDepthMetric(max_depth=80, average=average)
     for gt in maps:
         metric.process({}, [sample(gt, gt)])
-    found = metric.evaluate(8)
-    gt = np.concatenate([m[(m > 0) & (m <= 80)] for m in maps]).astype(float)
-    for name, constant in (('mean_depth', gt.mean()), ('mean_log_depth', np.expm1(np.log1p(gt).mean()))):
+    found = metric.evaluate(9)
+    seen = [m[(m > 0) & (m <= 80)].astype(float) for m in maps]
+    seen = [gt for gt in seen if len(gt)]
+    assert len(seen) == 8
+    mean, mean_log = np.concatenate(seen).mean(), np.log1p(np.concatenate(seen)).mean()
+    if average == 'image':
+        mean, mean_log = np.mean([gt.mean() for gt in seen]), np.mean([np.log1p(gt).mean() for gt in seen])
+    for name, constant in (('mean_depth', mean), ('mean_log_depth', np.expm1(mean_log))):
         assert found[f'{name}/metres'] == pytest.approx(constant, abs=0.02)
-        own = SparseDepthMetric(max_depth=80)
+        own = SparseDepthMetric(max_depth=80, average=average)
         for m in maps:
             own.process({}, [sample(np.full_like(m, found[f'{name}/metres']), m)])
-        expected = own.evaluate(8)
+        expected = own.evaluate(9)
         for key in NAMES:
-            assert found[f'{name}/{key}'] == pytest.approx(expected[f'pixel/{key}'], rel=0.02, abs=1e-3)
+            assert found[f'{name}/{key}'] == pytest.approx(expected[key], rel=0.01, abs=1e-3), key
     assert found['mean_log_depth/mse_log'] < found['mean_depth/mse_log']
 
 
@@ -204,7 +284,7 @@ def _evaluate_in_a_process(rank: int, world: int, count: int, folder: str) -> No
     turns = -(-count // world)
     places = [(i * world + rank) % count for i in range(turns)]  # as mmengine's sampler deals them out
     data, found = cases(count), []
-    for metric in (SparseDepthMetric(), MeanDepthMetric()):
+    for metric in (SparseDepthMetric(), MeanDepthMetric(), MeanDepthMetric(average='image')):
         for place in places:
             metric.process({}, [data[place]])
         found.append(metric.evaluate(count))
@@ -216,7 +296,7 @@ def _evaluate_in_a_process(rank: int, world: int, count: int, folder: str) -> No
 @pytest.mark.parametrize(('world', 'count'), [(2, 7), (2, 1)])
 def test_processes_give_what_one_gives(tmp_path, world, count):
     alone = []
-    for metric in (SparseDepthMetric(), MeanDepthMetric()):
+    for metric in (SparseDepthMetric(), MeanDepthMetric(), MeanDepthMetric(average='image')):
         metric.process({}, cases(count))
         alone.append(metric.evaluate(count))
     context = torch.multiprocessing.get_context('spawn')

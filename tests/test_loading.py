@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 from conftest import write_image
-from mmseg.datasets import ADE20KDataset, BaseSegDataset
+from mmseg.datasets import ADE20KDataset, BaseSegDataset, CityscapesDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
+from vit22b_dense import FewShotSubset
+from vit22b_dense.datasets import CityscapesByCity
 from vit22b_dense.datasets.loading import DataError, LoadImage, LoadLabels
 
 
@@ -108,3 +110,38 @@ def test_reads_pascal_voc(shared_data):
     assert len(labels) == 4
     assert 255 in labels['2007_000129.png']
     assert all(set(np.unique(label)) <= {*range(21), 255} for label in labels.values())
+
+
+def test_reads_cityscapes_by_city(tmp_path):
+    """The official layout: mmseg's items, with the city as what few-shot subsets keep together."""
+    rng = np.random.default_rng(0)
+    for city, count in (('aachen', 3), ('bochum', 1), ('ulm', 2), ('zurich', 2)):
+        for i in range(count):
+            stem = f'{city}/{city}_{i:06d}_000019'
+            write_image(
+                tmp_path / f'leftImg8bit/train/{stem}_leftImg8bit.png', rng.integers(0, 256, (16, 32, 3), np.uint8)
+            )
+            label = rng.choice([*range(19), 255], (16, 32)).astype(np.uint8)
+            write_image(tmp_path / f'gtFine/train/{stem}_gtFine_labelTrainIds.png', label)
+            write_image(tmp_path / f'gtFine/train/{stem}_gtFine_labelIds.png', label + 100)
+    arguments = dict(
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
+        pipeline=[dict(type='LoadImage'), dict(type='LoadLabels', num_classes=19)],
+    )
+    data, theirs = CityscapesByCity(**arguments), CityscapesDataset(**arguments)
+    assert len(data) == 8
+    for i, item in enumerate(data):
+        info = data.get_data_info(i)
+        city = info.pop('city')
+        assert info == theirs.get_data_info(i)
+        assert f'/train/{city}/{city}_' in info['img_path']
+        np.testing.assert_array_equal(item['gt_seg_map'], np.asarray(Image.open(info['seg_map_path'])))
+    assert data.metainfo == theirs.metainfo
+    halves = [FewShotSubset(data, fraction) for fraction in ('1/4', '1/2')]
+    kept = [{half.get_data_info(i)['city'] for i in range(len(half))} for half in halves]
+    assert [len(cities) for cities in kept] == [1, 2]
+    assert kept[0] < kept[1]
+    sizes = dict(aachen=3, bochum=1, ulm=2, zurich=2)
+    assert len(halves[1]) == sum(sizes[city] for city in kept[1])
+    assert len(FewShotSubset(data, '1/2', unit='frame')) == 4

@@ -1,12 +1,16 @@
 """The data: readers, transforms, seeding. They know neither the models nor the engine."""
 
+from .cityscapes import CityscapesByCity
+from .depth_png import LoadDepthPNG
 from .depth_transforms import DepthRandomCrop, DepthRandomFlip, DepthResize, LoadSparseDepth, PackDepthInputs
-from .kitti import KITTIDepthDataset, LoadDepthPNG
+from .kitti import KITTIDepthDataset
 from .loading import DataError, LoadImage, LoadLabels
+from .nyu import NYUDepthDataset
 from .seeding import SeededDataset, SeededInfiniteSampler
 from .waymo import WaymoDepthDataset
 
 __all__ = [
+    'CityscapesByCity',
     'DataError',
     'DepthRandomCrop',
     'DepthRandomFlip',
@@ -16,6 +20,7 @@ __all__ = [
     'LoadImage',
     'LoadLabels',
     'LoadSparseDepth',
+    'NYUDepthDataset',
     'PackDepthInputs',
     'SeededDataset',
     'SeededInfiniteSampler',

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS
 
+from .depth_dataset import DepthDataset
 from .loading import DataError
 from .waymo_index import INDEX, read_index
 
 
 @DATASETS.register_module()
-class WaymoDepthDataset(BaseDataset):
+class WaymoDepthDataset(DepthDataset):
     """A split of the prepared folder. Few-shot subsets keep or leave whole segments.
 
     An item tells ``img_path``, ``depth_path``, ``segment``, ``timestamp`` in microseconds, and ``camera``, a name such
@@ -23,39 +24,15 @@ class WaymoDepthDataset(BaseDataset):
         data_root: the folder that was prepared into.
         data_prefix: its split, ``dict(img_path='training')`` or ``'validation'``.
         cameras: names of those to take; None for all that are prepared.
-        pipeline, test_mode, metainfo, indices, serialize_data, lazy_init, max_refetch: as in mmengine.
+        common: the other arguments of `DepthDataset`; there is no list.
 
     Raises:
         DataError: no prepared segment, one that is not complete, or a camera that was not prepared.
     """
 
-    few_shot_unit = 'segment'
-
-    def __init__(
-        self,
-        data_root: str,
-        data_prefix: dict,
-        cameras: Sequence[str] | None = None,
-        pipeline: Sequence = (),
-        test_mode: bool = False,
-        metainfo: dict | None = None,
-        indices: int | Sequence[int] | None = None,
-        serialize_data: bool = True,
-        lazy_init: bool = False,
-        max_refetch: int = 1000,
-    ) -> None:
+    def __init__(self, data_root: str, data_prefix: dict, cameras: Sequence[str] | None = None, **common: Any) -> None:
         self.cameras = None if cameras is None else tuple(cameras)
-        super().__init__(
-            metainfo=metainfo,
-            data_root=data_root,
-            data_prefix=dict(data_prefix),
-            indices=indices,
-            serialize_data=serialize_data,
-            pipeline=list(pipeline),
-            test_mode=test_mode,
-            lazy_init=lazy_init,
-            max_refetch=max_refetch,
-        )
+        super().__init__(data_root, data_prefix, '', **common)
 
     def load_data_list(self) -> list[dict]:
         """One item a frame, in the order of segments, timestamps and cameras."""

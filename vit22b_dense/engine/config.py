@@ -30,7 +30,7 @@ INGREDIENTS = frozenset({
     'augmentation', 'backbone', 'classes', 'crop_size', 'data_root', 'dataset', 'embed_dims', 'fraction', 'frozen',
     'inference', 'init_cfg', 'levels', 'loading', 'max_depth', 'max_iters', 'metainfo', 'num_classes', 'palette',
     'patch', 'patch_size', 'pixel_mean', 'pixel_std', 'resize', 'side', 'stride', 'test_resize', 'train_pipeline',
-    'warmup', 'weights',
+    'weights',
 })  # fmt: skip
 # What mmengine's runners read: the arguments of both, and what they and mmseg's scripts take from the config besides.
 RUN_KEYS = {

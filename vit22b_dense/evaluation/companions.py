@@ -13,7 +13,8 @@ def companions(evaluators: Sequence[dict]) -> list[dict]:
         found.append(dict(type='ImageIoUMetric'))
     if depth := kinds.get('SparseDepthMetric'):
         protocol = {key: depth[key] for key in PROTOCOL if key in depth}
-        found += [dict(type=name, **protocol) for name in ('MeanDepthMetric', 'ImageDepthMetric')]
+        average = depth.get('average', 'pixel')
+        found += [dict(type='MeanDepthMetric', average=average, **protocol), dict(type='ImageDepthMetric', **protocol)]
     return found
 
 
@@ -22,8 +23,10 @@ def summary(scores: dict[str, float]) -> str:
     if 'mIoU' in scores:
         beside = f' (majority class {scores["majority/mIoU"]:.2f})' if 'majority/mIoU' in scores else ''
         return f'mIoU {scores["mIoU"]:.2f}{beside}'
-    names = [name for name in ('abs_rel', 'rmse', 'delta_1.25') if f'pixel/{name}' in scores]
+    names = [name for name in ('abs_rel', 'rmse', 'delta_1.25') if name in scores]
     if not names:
         return ', '.join(f'{name} {value:.4g}' for name, value in list(scores.items())[:5]) or 'no scores'
-    shown = (f'{n} {scores[f"pixel/{n}"]:.3f} ({scores.get(f"mean_depth/{n}", float("nan")):.3f})' for n in names)
-    return f'{", ".join(shown)}; in brackets the mean depth; over all pixels'
+    shown = (f'{n} {scores[n]:.3f} ({scores.get(f"mean_depth/{n}", float("nan")):.3f})' for n in names)
+    pooled = scores[names[0]] == scores.get(f'pixel/{names[0]}')
+    average = 'over all pixels' if pooled else "mean of the images' own scores"
+    return f'{", ".join(shown)}; in brackets the mean depth; {average}'

@@ -17,7 +17,10 @@ from ..files import write_atomically
 SCORES = {
     'mse_log': 'lower',
     'abs_rel': 'lower',
+    'sq_rel': 'lower',
     'rmse': 'lower',
+    'rmse_log': 'lower',
+    'log10': 'lower',
     'delta_1.1': 'higher',
     'delta_1.25': 'higher',
     'delta_1.25^2': 'higher',
@@ -25,8 +28,15 @@ SCORES = {
     'silog': 'lower',
 }
 _DELTAS = (1.1, 1.25, 1.25**2, 1.25**3)
-# Top, bottom, left, right as shares of height and width: Garg et al., arXiv 1603.04992, as KITTI is evaluated.
-CROPS = {'garg': (0.40810811, 0.99189189, 0.03594771, 0.96405229)}
+# Top, bottom, left, right as shares of height and width. KITTI: Garg et al., arXiv 1603.04992, and Eigen et al., arXiv
+# 1406.2283, with the numbers that monodepth's evaluation gives them. NYU Depth v2: Eigen et al., of 480x640 pixels.
+CROPS = {
+    'garg': (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+    'eigen': (0.3324324, 0.91351351, 0.0359477, 0.96405229),
+    'nyu': (45 / 480, 471 / 480, 41 / 640, 601 / 640),
+}
+AVERAGES = ('pixel', 'image')
+_SUMS = 12  # of `pixel_sums`
 
 
 def pixel_sums(pred: np.ndarray, gt: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
@@ -37,8 +47,9 @@ def pixel_sums(pred: np.ndarray, gt: np.ndarray, weight: np.ndarray | float = 1.
         weight: ``(N,)``, how often each pixel counts.
 
     Returns:
-        ``(10,)`` float64: count; squared error of ``log(1 + depth)``; relative, squared error in metres; ratio below
-        1.1, 1.25, 1.25^2, 1.25^3; difference of the logarithms, and its square.
+        ``(12,)`` float64: count; squared error of ``log(1 + depth)``; relative error, squared error by depth, squared
+        error in metres; absolute difference of the common logarithms; ratio below 1.1, 1.25, 1.25^2, 1.25^3;
+        difference of the natural logarithms, and its square.
     """
     log = np.log(pred) - np.log(gt)
     ratio = np.maximum(pred / gt, gt / pred)
@@ -46,7 +57,9 @@ def pixel_sums(pred: np.ndarray, gt: np.ndarray, weight: np.ndarray | float = 1.
         np.ones_like(gt),
         (np.log1p(pred) - np.log1p(gt)) ** 2,
         np.abs(pred - gt) / gt,
+        (pred - gt) ** 2 / gt,
         (pred - gt) ** 2,
+        np.abs(log) / np.log(10),
         *(np.where(np.isnan(ratio), np.nan, ratio < limit) for limit in _DELTAS),
         log,
         log**2,
@@ -62,29 +75,33 @@ def scores_of(sums: np.ndarray) -> dict[str, float]:
     count = sums[0]
     if not count:
         return dict.fromkeys(SCORES, float('nan'))
-    mean = sums[1:] / count
-    values = [mean[0], mean[1], mean[2] ** 0.5, *mean[3:7], 100 * max(mean[8] - mean[7] ** 2, 0) ** 0.5]
+    mse_log, abs_rel, sq_rel, square, log10, *deltas, log, log_square = sums[1:] / count
+    silog = 100 * max(log_square - log**2, 0) ** 0.5
+    values = [mse_log, abs_rel, sq_rel, square**0.5, log_square**0.5, log10, *deltas, silog]
     return {name: float(value) for name, value in zip(SCORES, values, strict=True)}
 
 
 class Protocol:
-    """Which pixels are compared, and with which bounds.
+    """Which pixels are compared, with which bounds, and how their scores are averaged.
 
     Args:
         min_depth, max_depth: ground truth outside ``(min_depth, max_depth]`` is not compared, metres; predictions are
             cut to it.
         crop: None, or a key of `CROPS`.
+        average: of `AVERAGES`: over all pixels together, or over the images' own scores (papers on KITTI and NYU).
 
     Raises:
-        ValueError: an unknown crop, or bounds that are no range.
+        ValueError: an unknown crop or average, or bounds that are no range.
     """
 
-    def __init__(self, min_depth: float, max_depth: float, crop: str | None) -> None:
+    def __init__(self, min_depth: float, max_depth: float, crop: str | None, average: str = 'pixel') -> None:
+        if average not in AVERAGES:
+            raise ValueError(f'average={average!r}: choose one of {", ".join(AVERAGES)}')
         if crop is not None and crop not in CROPS:
             raise ValueError(f'crop={crop!r}: choose one of {", ".join(CROPS)}, or None')
         if not 0 < min_depth < max_depth < np.inf:
             raise ValueError(f'min_depth={min_depth}, max_depth={max_depth}: must be 0 < min < max, in metres, finite')
-        self.min_depth, self.max_depth, self.crop = min_depth, max_depth, crop
+        self.min_depth, self.max_depth, self.crop, self.average = min_depth, max_depth, crop, average
 
     def ground_truth(self, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which pixels of a map ``(H, W)`` count, as flat indices, and their depth as float64, both ``(N,)``."""
@@ -107,7 +124,7 @@ class _Sums:
     """Running sums of one group of pixels: pooled over pixels, and one score an image added up."""
 
     def __init__(self) -> None:
-        self.pixels, self.images, self.count = np.zeros(10), np.zeros(len(SCORES)), 0
+        self.pixels, self.images, self.count = np.zeros(_SUMS), np.zeros(len(SCORES)), 0
 
     def add_image(self, pred: np.ndarray, gt: np.ndarray) -> None:
         if len(gt):
@@ -195,18 +212,18 @@ class SparseDepthMetric(RunningMetric):
 
     Compared at the ground truth's own resolution; ``pred_depth_map`` has it already. Every score has two averages:
     ``pixel/NAME`` over all pixels of all images, ``image/NAME`` over the images' own scores, without those that have
-    no ground truth. Their number is ``images_without_gt``. ``20-40m/pixel/NAME`` counts the ground truth between 20
-    and 40 m, ``camera FRONT/pixel/NAME`` a camera's images.
+    no ground truth. Their number is ``images_without_gt``. ``NAME`` alone is the average that the protocol names.
+    ``20-40m/pixel/NAME`` counts the ground truth between 20 and 40 m, ``camera FRONT/pixel/NAME`` a camera's images.
 
     Args:
-        max_depth, min_depth: see `Protocol`, metres.
-        crop: None or 'garg'.
-        distances: bounds of the distance groups, metres.
-        output_dir: write predictions there as KITTI's 16-bit PNG (metres times 256), a folder for each segment.
+        max_depth, min_depth, crop, average: see `Protocol`; depths in metres.
+        distances: bounds of the distance groups, metres; those beyond ``max_depth`` are cut to it.
+        output_dir: write predictions there as KITTI's 16-bit PNG (metres times 256), a folder for each segment, below
+            it as the images lie there.
         collect_device, prefix: as in mmengine.
 
-    Source: ViT-22B, arXiv 2302.05442 (mse_log, abs_rel, delta); Eigen et al., arXiv 1406.2283, and KITTI's devkit for
-    the others.
+    Source: ViT-22B, arXiv 2302.05442 (mse_log, abs_rel, delta); Eigen et al., arXiv 1406.2283 (sq_rel, rmse_log);
+    Laina et al., arXiv 1606.00373 (log10); KITTI's devkit (silog).
     """
 
     def __init__(
@@ -214,13 +231,14 @@ class SparseDepthMetric(RunningMetric):
         max_depth: float = 80.0,
         min_depth: float = 1e-3,
         crop: str | None = None,
+        average: str = 'pixel',
         distances: Sequence[float] = (0, 20, 40, 80),
         output_dir: str | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
-        self.protocol = Protocol(min_depth, max_depth, crop)
-        self.distances = tuple(distances)
+        self.protocol = Protocol(min_depth, max_depth, crop, average)
+        self.distances = tuple(sorted({min(bound, max_depth) for bound in distances}))
         self.output_dir = output_dir
         super().__init__(collect_device, prefix)
 
@@ -258,7 +276,11 @@ class SparseDepthMetric(RunningMetric):
 
     def _write(self, sample: dict, depth: np.ndarray) -> None:
         stored = np.clip(np.round(depth * 256), 0, 65535).astype(np.uint16)
-        path = Path(self.output_dir, str(sample.get('segment', '')), f'{Path(sample["img_path"]).stem}.png')
+        image, segment = Path(sample['img_path']), str(sample.get('segment', ''))
+        # As the image lies below its segment: KITTI's cameras have a folder each, with the same names.
+        folders = image.parent.parts
+        below = folders[folders.index(segment) + 1 :] if segment in folders else ()
+        path = Path(self.output_dir, segment, *below, f'{image.stem}.png')
         write_atomically(path, cv2.imencode('.png', stored)[1].tobytes())
 
     def _compare(self, state: _State, pred_map: np.ndarray, gt_map: np.ndarray, camera: str | None) -> None:
@@ -282,6 +304,7 @@ class SparseDepthMetric(RunningMetric):
             state.add(part)
         everything = state.groups.pop('', _Sums())
         scores = everything.scores()
+        scores = {name: scores[f'{self.protocol.average}/{name}'] for name in SCORES} | scores
         for name in sorted(state.groups):
             scores |= {f'{name}/{key}': value for key, value in state.groups[name].scores().items()}
         scores |= dict(images=state.images, images_without_gt=state.empty, pixels=int(everything.pixels[0]))
@@ -300,6 +323,7 @@ class SparseDepthMetric(RunningMetric):
                 table.add_row([name, kind, count, *(f'{value:.4g}' for value in part)])
         return (
             f'Depth. Protocol: {self.protocol}; at the resolution of the ground truth ({sizes} pixels); '
-            "'pixel' averages over all pixels together, 'image' over the images' own scores. "
+            "'pixel' averages over all pixels together, 'image' over the images' own scores; a score without either "
+            f"is '{self.protocol.average}'. "
             f'{state.images} images, {state.empty} of them without ground truth.\n{table}'
         )

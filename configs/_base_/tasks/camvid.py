@@ -6,6 +6,8 @@ with the same name lie in two folders a split; label values are 0..10, and 255 i
 
 _base_ = ['segmentation.py']
 
+from vit22b_dense.engine.schedule import short_schedule
+
 classes = (
     'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist',
 )  # fmt: skip
@@ -50,9 +52,4 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 max_iters = _base_.max_iters // 200
-warmup = max(2, max_iters // 20)  # after one iteration LinearLR would still be at its start factor
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=warmup, end=max_iters),
-]
+train_cfg, param_scheduler = short_schedule(max_iters)

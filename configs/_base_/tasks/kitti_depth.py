@@ -34,5 +34,5 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(max_depth=max_depth, crop='garg', distances=(0, 20, 40, 80))
+val_evaluator = dict(max_depth=max_depth, crop='garg', average='image', distances=(0, 20, 40, 80))
 test_evaluator = val_evaluator

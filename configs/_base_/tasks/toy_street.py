@@ -2,6 +2,8 @@
 
 _base_ = ['ade20k.py']
 
+from vit22b_dense.engine.schedule import short_schedule
+
 num_classes = 7
 metainfo = dict(classes=('building', 'sky', 'tree', 'road', 'sidewalk', 'person', 'car'))
 loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
@@ -34,9 +36,4 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 max_iters = _base_.max_iters // 320
-warmup = max(2, max_iters // 20)  # after one iteration LinearLR would still be at its start factor
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=warmup, end=max_iters),
-]
+train_cfg, param_scheduler = short_schedule(max_iters)

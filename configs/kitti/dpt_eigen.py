@@ -1,0 +1,13 @@
+"""KITTI, Eigen's split: depth, DPT, original size.
+
+tools/train.py configs/kitti/dpt_eigen.py --backbone vit22b_base --regime frozen
+"""
+
+_base_ = ['../_base_/tasks/kitti_eigen_depth.py', '../_base_/heads/dpt.py', '../_base_/runtime.py']
+
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    decode_head=dict(max_depth=_base_.max_depth),
+    test_cfg=_base_.inference,
+)
+visualizer = dict(type='DepthPanelVisualizer', max_depth=_base_.max_depth)
