@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import mmcv
 import numpy as np
@@ -38,6 +39,7 @@ class KITTIDepthDataset(BaseDataset):
     Source: Sparsity Invariant CNNs, arXiv 1708.06500 (the annotated depth maps).
     """
 
+    METAINFO: ClassVar[dict] = dict(classes=(), palette=[])  # mmseg asks for both
     few_shot_unit = 'segment'
 
     def __init__(
@@ -94,6 +96,8 @@ class KITTIDepthDataset(BaseDataset):
 class LoadDepthPNG(BaseTransform):
     """Load ``results['depth_path']``, a 16-bit PNG of metres times ``scale``, 0 = none, as points.
 
+    An image without that path passes through: one to predict.
+
     Args:
         scale: stored values per metre.
 
@@ -109,6 +113,8 @@ class LoadDepthPNG(BaseTransform):
         Raises:
             DataError: no such file, damaged, not 16 bit, or not of the image's size.
         """
+        if 'depth_path' not in results:
+            return results
         path, shape = results['depth_path'], tuple(results['ori_shape'][:2])
         try:
             stored = mmcv.imfrombytes(fileio.get(path), flag='unchanged', backend='cv2')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from mmengine.dataset import BaseDataset
 from mmseg.registry import DATASETS
@@ -29,6 +30,7 @@ class WaymoDepthDataset(BaseDataset):
         DataError: no prepared segment, one that is not complete, or a camera that was not prepared.
     """
 
+    METAINFO: ClassVar[dict] = dict(classes=(), palette=[])  # mmseg asks for both
     few_shot_unit = 'segment'
 
     def __init__(

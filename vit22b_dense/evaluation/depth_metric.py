@@ -204,6 +204,7 @@ class SparseDepthMetric(RunningMetric):
         distances: bounds of the distance groups, metres.
         output_dir: write predictions there as KITTI's 16-bit PNG (metres times 256), a folder for each segment.
         collect_device, prefix: as in mmengine.
+        keep_results: mmseg's ``test.py --out`` sets it to True; what is in ``output_dir`` stays there in any case.
 
     Source: ViT-22B, arXiv 2302.05442 (mse_log, abs_rel, delta); Eigen et al., arXiv 1406.2283, and KITTI's devkit for
     the others.
@@ -218,7 +219,10 @@ class SparseDepthMetric(RunningMetric):
         output_dir: str | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,
+        keep_results: bool = True,
     ) -> None:
+        if not keep_results:
+            raise ValueError('keep_results=False: for no predictions on disk, leave output_dir out')
         self.protocol = Protocol(min_depth, max_depth, crop)
         self.distances = tuple(distances)
         self.output_dir = output_dir

@@ -77,12 +77,14 @@ def error_bar(width: int) -> np.ndarray:
     return _bar(width, error_colours(error), ticks)
 
 
-def depth_panel(image: np.ndarray, prediction: np.ndarray, gt: np.ndarray | None, max_depth: float) -> np.ndarray:
-    """Image, LiDAR points, predicted depth and error, in two rows.
+def depth_panel(
+    image: np.ndarray, prediction: np.ndarray | None, gt: np.ndarray | None, max_depth: float
+) -> np.ndarray:
+    """Image, LiDAR points, predicted depth and error, two in a row.
 
     Args:
         image: RGB uint8 ``(H, W, 3)``.
-        prediction: metres ``(H, W)``.
+        prediction: metres ``(H, W)``; None leaves its panels out.
         gt: metres ``(H, W)``, 0 = none; None leaves its panels out.
         max_depth: the far end of the colours, metres.
 
@@ -92,25 +94,28 @@ def depth_panel(image: np.ndarray, prediction: np.ndarray, gt: np.ndarray | None
     height, width = image.shape[:2]
     size = (WIDTH, round(height * WIDTH / width))
     photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width > WIDTH else cv2.INTER_LINEAR)
-    predicted = depth_colours(cv2.resize(prediction.astype(np.float32), size), max_depth)
     blank = np.full((BAR + 24, WIDTH, 3), 255, np.uint8)
     bar = depth_bar(WIDTH, max_depth)
-    panels = [('image', np.concatenate([photo, blank])), ('predicted depth', np.concatenate([predicted, bar]))]
-    if gt is None:
-        return compose(panels)
-    y, x = np.nonzero(gt)
-    depth, answer = gt[y, x], prediction[y, x]
-    places = ((x + 0.5) * size[0] / width).astype(int), ((y + 0.5) * size[1] / height).astype(int)
-    grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[:, :, None] // 3, 3, 2)
-    lidar, error = grey.copy(), grey.copy()
-    order = np.argsort(-depth, kind='stable')
-    _splat(lidar, *places, depth_colours(depth, max_depth), order, 2)
-    _splat(error, *places, error_colours(answer - depth), order, 2)
-    panels.insert(1, (f'LiDAR, {len(depth)} points', np.concatenate([lidar, bar])))
-    mean = f'{np.abs(answer - depth).mean():.2f} m' if len(depth) else 'none'
-    panels.append((f'error, mean {mean}: blue is too near, red too far', np.concatenate([error, error_bar(WIDTH)])))
-    rows = [compose(panels[:2]), compose(panels[2:])]
-    return np.concatenate(rows)
+    panels = [('image', np.concatenate([photo, blank]))]
+    if gt is not None:
+        y, x = np.nonzero(gt)
+        depth = gt[y, x]
+        places = ((x + 0.5) * size[0] / width).astype(int), ((y + 0.5) * size[1] / height).astype(int)
+        order = np.argsort(-depth, kind='stable')  # the nearest on top
+        grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[:, :, None] // 3, 3, 2)
+        lidar = grey.copy()
+        _splat(lidar, *places, depth_colours(depth, max_depth), order, 2)
+        panels.append((f'LiDAR, {len(depth)} points', np.concatenate([lidar, bar])))
+    if prediction is not None:
+        predicted = depth_colours(cv2.resize(prediction.astype(np.float32), size), max_depth)
+        panels.append(('predicted depth', np.concatenate([predicted, bar])))
+    if gt is not None and prediction is not None:
+        error, too_far = grey, prediction[y, x] - depth
+        _splat(error, *places, error_colours(too_far), order, 2)
+        mean = f'{np.abs(too_far).mean():.2f} m' if len(depth) else 'none'
+        title = f'error, mean {mean}: blue is too near, red too far'
+        panels.append((title, np.concatenate([error, error_bar(WIDTH)])))
+    return np.concatenate([compose(panels[i : i + 2]) for i in range(0, len(panels), 2)])
 
 
 @VISUALIZERS.register_module()
@@ -132,8 +137,13 @@ class DepthPanelVisualizer(PanelVisualizer):
         super().__init__(name, vis_backends=vis_backends, save_dir=save_dir)
         self.max_depth = max_depth
 
-    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
-        """See `depth_panel`; there is no picture without a prediction."""
+    def draw(
+        self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool, with_labels: bool = True
+    ) -> np.ndarray:
+        """See `depth_panel`; there are no classes to name."""
         return depth_panel(
-            image, field_of(sample, 'pred_depth_map'), field_of(sample, 'gt_depth_map', with_gt), self.max_depth
+            image,
+            field_of(sample, 'pred_depth_map', with_pred),
+            field_of(sample, 'gt_depth_map', with_gt),
+            self.max_depth,
         )

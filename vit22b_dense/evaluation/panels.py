@@ -1,12 +1,16 @@
 """Pictures of results: titled panels side by side over a legend."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import cv2
 import numpy as np
-from mmengine.visualization import Visualizer
 from mmseg.registry import VISUALIZERS
 from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
 from PIL import Image, ImageDraw, ImageFont
+
+from ..files import write_atomically
 
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 MARGIN, LINE, FONT_SIZE = 8, 22, 15
@@ -67,7 +71,8 @@ def segmentation_panel(
     label: np.ndarray | None,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
-    opacity: float = 0.75,
+    opacity: float = 0.8,
+    with_labels: bool = True,
 ) -> np.ndarray:
     """Image, label and prediction side by side with a legend of the classes that occur, largest first.
 
@@ -78,6 +83,7 @@ def segmentation_panel(
         classes: names.
         palette: RGB of each class.
         opacity: of the class colours over the image.
+        with_labels: whether there is a legend.
 
     Returns:
         RGB uint8.
@@ -95,17 +101,19 @@ def segmentation_panel(
     legend = [(palette[i], classes[i]) for i in present]
     if counts[255]:
         legend.append(((0, 0, 0), 'ignored'))
-    return compose(panels, legend)
+    return compose(panels, legend if with_labels else ())
 
 
-class PanelVisualizer(Visualizer):
-    """A visualizer whose pictures of a sample are made by `draw`.
+class PanelVisualizer(SegLocalVisualizer):
+    """mmseg's ``SegLocalVisualizer`` with other pictures: those of `draw`.
 
-    ``tools/test.py --show-dir`` and mmseg's ``SegVisualizationHook`` call `add_datasample`.
+    mmseg's ``SegVisualizationHook``, ``MMSegInferencer`` and ``browse_dataset.py`` call `add_datasample`.
     """
 
-    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
-        """The picture of a sample: RGB uint8, from the image, RGB uint8 ``(H, W, 3)``."""
+    def draw(
+        self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool, with_labels: bool = True
+    ) -> np.ndarray:
+        """The picture of a sample: RGB uint8, from the image, RGB uint8 ``(H, W, 3)``; classes are named or not."""
         raise NotImplementedError
 
     def add_datasample(
@@ -119,6 +127,7 @@ class PanelVisualizer(Visualizer):
         wait_time: float = 0,
         out_file: str | None = None,
         step: int = 0,
+        with_labels: bool = True,
     ) -> None:
         """Draw one sample; the arguments are those of mmseg's ``SegLocalVisualizer``.
 
@@ -126,30 +135,35 @@ class PanelVisualizer(Visualizer):
             image: RGB uint8 ``(H, W, 3)``.
             data_sample: with ground truth and prediction of the image's size, either may be missing.
         """
-        drawn = self.draw(image, data_sample or SegDataSample(), draw_gt, draw_pred)
+        drawn = self.draw(image, data_sample or SegDataSample(), draw_gt, draw_pred, with_labels)
+        self.set_image(drawn)
         if show:
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:
-            Image.fromarray(drawn).save(out_file)
+            write_atomically(out_file, cv2.imencode(Path(out_file).suffix, drawn[..., ::-1])[1].tobytes())
         else:
             self.add_image(name, drawn, step)
 
 
 def field_of(sample: SegDataSample, name: str, wanted: bool = True) -> np.ndarray | None:
     """A sample's map ``(1, H, W)`` as an array ``(H, W)``; None where it is missing or not wanted."""
-    return sample.get(name).data.squeeze(0).cpu().numpy() if wanted and name in sample else None
+    return np.asarray(sample.get(name).cpu().data).squeeze(0) if wanted and name in sample else None
 
 
 @VISUALIZERS.register_module()
 class SegPanelVisualizer(PanelVisualizer):
     """Image, label (``gt_sem_seg``) and prediction (``pred_sem_seg``) side by side, with a legend."""
 
-    def draw(self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool) -> np.ndarray:
-        """See `segmentation_panel`."""
+    def draw(
+        self, image: np.ndarray, sample: SegDataSample, with_gt: bool, with_pred: bool, with_labels: bool = True
+    ) -> np.ndarray:
+        """See `segmentation_panel`; ``alpha`` is the opacity."""
         return segmentation_panel(
             image,
             field_of(sample, 'pred_sem_seg', with_pred),
             field_of(sample, 'gt_sem_seg', with_gt),
             self.dataset_meta['classes'],
             self.dataset_meta['palette'],
+            self.alpha,
+            with_labels,
         )

@@ -9,10 +9,12 @@ from .decoders.dpt import DPTDepthHead
 from .decoders.linear import LinearHead
 from .decoders.token_pyramid import TokenPyramid
 from .depth_estimator import DepthDataPreProcessor, SparseDepthEstimator
+from .depth_tta import DepthTTAModel
 
 __all__ = [
     'DPTDepthHead',
     'DepthDataPreProcessor',
+    'DepthTTAModel',
     'HFBackbone',
     'LinearDepthHead',
     'LinearHead',
