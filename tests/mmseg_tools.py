@@ -2,6 +2,8 @@
 
 import runpy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,10 +14,14 @@ import torch
 from conftest import REPO, make_ade, make_kitti, make_prepared_waymo, write_image
 from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin
+from safetensors.torch import save_file
+
+from vit22b_dense import ViT22B
 
 TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
 CONFIGS = REPO / 'configs'
 LEAVES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob('[!_]*/*.py'))
+TASKS = {'segmentation': 'demo/linear.py', 'depth': 'demo/linear_depth.py'}
 SMALL = [
     'train_cfg.max_iters=1',
     'train_cfg.val_interval=1',
@@ -25,22 +31,30 @@ SMALL = [
 ]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Of passes this small, two threads on a busy machine make one that is ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def run_script(script: Path, *arguments: object, **axes: object) -> None:
     """Run a script unchanged with axes as environment variables, as ``python SCRIPT ARGUMENTS`` would."""
-    with pytest.MonkeyPatch.context() as patch:
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
         for axis, value in {'backbone': 'vit22b_tiny', **axes}.items():
             patch.setenv(f'VIT22B_{axis.upper()}', str(value))
         forget(ManagerMixin)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # of passes this small, two threads on a busy machine make one that is slower
         try:
             runpy.run_path(str(script), run_name='__main__')
         except SystemExit as end:
             if end.code:
                 pytest.fail(f'{script} ended with {end.code}')
         finally:
-            torch.set_num_threads(threads)
             plt.close('all')
 
 
@@ -50,6 +64,34 @@ def forget(kind: type[ManagerMixin]) -> None:
     for derived in kind.__subclasses__():
         if derived is not DefaultScope:
             forget(derived)
+
+
+class TrainedByMMSeg:
+    """A frozen run of mmseg's ``train.py``, one iteration long.
+
+    Attributes:
+        data, weights, folder: of the data, of the backbone's weights, of the run.
+        config, dumped: the config, and the one that the run has dumped, which stands alone.
+        checkpoint: of the decoder, with a reference to the backbone. Noise makes the predictions of an image vary.
+        images: the validation images.
+    """
+
+    def __init__(self, leaf: str, folder: Path) -> None:
+        self.data, self.config = make_data(leaf, folder / 'data'), CONFIGS / leaf
+        self.weights, self.folder = folder / 'weights.safetensors', folder
+        torch.manual_seed(5)
+        save_file(ViT22B('tiny').state_dict(), self.weights)
+        self.run(TOOLS / 'train.py', '--work-dir', folder, weights=self.weights)
+        self.dumped, self.checkpoint = folder / self.config.name, folder / 'iter_1.pth'
+        checkpoint = torch.load(self.checkpoint, weights_only=False)
+        for tensor in checkpoint['state_dict'].values():
+            tensor.add_(torch.randn_like(tensor) * 0.1)
+        torch.save(checkpoint, self.checkpoint)
+        self.images = sorted(path for path in self.data.rglob('*.jpg') if 'validation' in str(path))
+
+    def run(self, script: Path, *arguments: object, config: Path | None = None, **axes: object) -> None:
+        """Run a script that takes ``--cfg-options``."""
+        run_script(script, config or self.config, *arguments, '--cfg-options', *SMALL, data_root=self.data, **axes)
 
 
 def make_listed(root: Path, sets: str, labels: dict[str, int], lists: dict[str, str]) -> Path:
