@@ -84,6 +84,14 @@ def ade_root(tmp_path):
     return make_ade(tmp_path / 'ade')
 
 
+@pytest.fixture(scope='session')
+def mmseg_runs(tmp_path_factory):
+    """A run of mmseg's ``train.py`` for each task: ``segmentation`` and ``depth``."""
+    from mmseg_tools import TASKS, TrainedByMMSeg
+
+    return {task: TrainedByMMSeg(leaf, tmp_path_factory.mktemp(task)) for task, leaf in TASKS.items()}
+
+
 @pytest.fixture
 def run_tool():
     """Run a script of the repository (or a path) and return the finished process; its output is text."""

@@ -166,7 +166,7 @@ def test_every_depth_config_resolves_to_what_its_file_says(leaf):
         assert 'val' in str(cfg.val_dataloader.dataset.data_prefix)
     assert cfg.val_dataloader == cfg.test_dataloader
     steps = [step.type for step in train.dataset.pipeline]
-    assert steps[:2] == ['LoadImage', loading]
+    assert steps[:2] == ['LoadImageFromFile', loading]
     assert steps[-1] == 'PackDepthInputs'
     assert next(step for step in train.dataset.pipeline if step.type == 'DepthRandomCrop').crop_size == size
     # In testing the depth is loaded behind the resize: scores are at the original resolution.

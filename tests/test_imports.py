@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import REPO
 
-LEAVES = {'errors', 'files', 'progress', 'version'}
+LEAVES = {'errors', 'files', 'progress', 'registry', 'version'}
 ALLOWED = {
     'models': {'checkpoint'},
     'datasets': set(),
@@ -20,6 +20,7 @@ ALLOWED = {
     'errors': set(),
     'files': set(),
     'progress': set(),
+    'registry': set(),
     'version': set(),
 }
 FILES = sorted((REPO / 'vit22b_dense').rglob('*.py'))

@@ -2,7 +2,6 @@ import pickle
 import random
 
 import numpy as np
-import pytest
 import torch
 from mmengine.dataset import BaseDataset
 from torch.utils.data import DataLoader
@@ -57,8 +56,19 @@ def test_the_state_outside_is_untouched():
     assert (random.random(), np.random.rand(), torch.rand(1)) == expected
 
 
-def test_a_draw_survives_pickling_and_plain_indices_are_refused():
+def test_a_draw_survives_pickling():
     draw = pickle.loads(pickle.dumps(Draw(4, (3, 9))))
     assert (draw, draw.entropy) == (4, (3, 9))
-    with pytest.raises(TypeError, match='SeededInfiniteSampler'):
-        SeededDataset(Noise())[4]
+
+
+def test_by_plain_index_it_is_like_any_other_data_set_and_says_so_once(monkeypatch):
+    seen, said = [], []
+    monkeypatch.setattr('vit22b_dense.datasets.seeding.print_log', lambda text, **_: said.append(text))
+    for dataset in (Noise(), SeededDataset(Noise())):
+        for seed_all in (random.seed, np.random.seed, torch.manual_seed):
+            seed_all(1)
+        seen.append([dataset[i] for i in range(len(dataset))])
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 7
+    assert len(said) == 1
+    assert 'SeededInfiniteSampler' in said[0]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from mmseg.datasets import ADE20KDataset
+from vit22b_dense.demo.light import shade
 
 from vit22b_dense.demo import (
     ADE_VALUE,
@@ -24,7 +25,6 @@ from vit22b_dense.demo import (
     sample_view,
     write_ade,
 )
-from vit22b_dense.demo.light import shade
 from vit22b_dense.demo.parts import Look, place
 from vit22b_dense.demo.raycast import Solid, noise
 from vit22b_dense.errors import UserError

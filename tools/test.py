@@ -7,8 +7,8 @@ The work dir gets scores.json (all scores, versions) and, in examples/, pictures
 import argparse
 
 from vit22b_dense.engine.config import axes_of
-from vit22b_dense.engine.record import score_and_record
-from vit22b_dense.engine.run import add_run_arguments, leave, run_config
+from vit22b_dense.engine.record import draw_pictures, score_and_record
+from vit22b_dense.engine.run import add_run_arguments, augment_test, leave, run_config
 from vit22b_dense.errors import run_tool
 
 
@@ -22,6 +22,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint of a run, or a whole model as .pth or .safetensors')
     parser.add_argument('--out', metavar='DIR', help='write predictions there, as PNG: labels, or depth in 1/256 m')
     parser.add_argument('--show-dir', metavar='DIR', help='write pictures there: image, truth and prediction')
+    parser.add_argument('--show', action='store_true', help='show those pictures in a window')
+    parser.add_argument('--wait-time', type=float, default=2, metavar='SECONDS', help='of --show, each (default: 2)')
+    parser.add_argument('--tta', action='store_true', help="average over augmented images: the config's tta_pipeline")
     add_run_arguments(parser)
     return parser.parse_args()
 
@@ -29,8 +32,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     axes = {axis: value for axis, value in axes_of(args).items() if value is not None}
-    about = dict(config=args.config, axes=axes)
-    score_and_record(run_config(args), args.checkpoint, about, args.out, args.show_dir)
+    about = dict(config=args.config, axes=axes, tta=args.tta)
+    cfg = run_config(args)
+    if args.tta:
+        augment_test(cfg)
+    if args.show or args.show_dir:
+        draw_pictures(cfg, args.show_dir, args.show, args.wait_time)
+    score_and_record(cfg, args.checkpoint, about, args.out)
     leave()
 
 

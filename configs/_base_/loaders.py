@@ -19,3 +19,5 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_dataloader = val_dataloader
+load_image = dict(type='LoadImageFromFile', _scope_='vit22b_dense')
+flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]  # of test-time augmentation

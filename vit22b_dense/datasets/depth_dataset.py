@@ -1,6 +1,7 @@
 """What the depth data sets share."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from mmengine.dataset import BaseDataset
 
@@ -17,6 +18,7 @@ class DepthDataset(BaseDataset):
         pipeline, test_mode, metainfo, indices, serialize_data, lazy_init, max_refetch: as in mmengine.
     """
 
+    METAINFO: ClassVar[dict] = dict(classes=(), palette=[])  # mmseg asks for both
     few_shot_unit = 'segment'
 
     def __init__(

@@ -14,6 +14,8 @@ from .loading import DataError
 class LoadDepthPNG(BaseTransform):
     """Load ``results['depth_path']``, a 16-bit PNG of metres times ``scale``, 0 = none, as points.
 
+    An image without that path passes through: one to predict.
+
     Args:
         scale: stored values per metre.
 
@@ -29,6 +31,8 @@ class LoadDepthPNG(BaseTransform):
         Raises:
             DataError: no such file, damaged, not 16 bit, or not of the image's size.
         """
+        if 'depth_path' not in results:
+            return results
         path, shape = results['depth_path'], tuple(results['ori_shape'][:2])
         try:
             stored = mmcv.imfrombytes(fileio.get(path), flag='unchanged', backend='cv2')

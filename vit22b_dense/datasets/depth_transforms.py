@@ -37,7 +37,8 @@ def set_points(results: dict, x: np.ndarray, y: np.ndarray, depth: np.ndarray, s
 class LoadSparseDepth(BaseTransform):
     """Load ``results['depth_path']``, an ``.npz`` of `x`, `y` (pixels) and `depth` (metres) beside the image.
 
-    Before `DepthResize` in training; behind it in testing, so that the scores are at the original resolution.
+    Before `DepthResize` in training; behind it in testing, so that the scores are at the original resolution. An image
+    without that path passes through: one to predict.
     """
 
     def transform(self, results: dict) -> dict:
@@ -46,6 +47,8 @@ class LoadSparseDepth(BaseTransform):
         Raises:
             DataError: no such file, damaged, or points outside the image.
         """
+        if 'depth_path' not in results:
+            return results
         path, shape = results['depth_path'], results['ori_shape']
         try:
             with np.load(path) as file:

@@ -8,15 +8,20 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
 from ..errors import UserError
+from ..registry import TRANSFORMS as OUR_TRANSFORMS
 
 
 class DataError(UserError):
     """A file of a data set that cannot be used as it is."""
 
 
+@OUR_TRANSFORMS.register_module('LoadImageFromFile')
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
-    """mmcv's `LoadImageFromFile` (BGR uint8 ``(H, W, 3)``) whose failures name the file."""
+    """mmcv's `LoadImageFromFile` (BGR uint8 ``(H, W, 3)``) whose failures name the file.
+
+    In configs also ``dict(type='LoadImageFromFile', _scope_='vit22b_dense')``, which mmseg's inferencer recognises.
+    """
 
     def transform(self, results: dict) -> dict:
         """Load ``results['img_path']``.
@@ -45,6 +50,8 @@ class LoadLabels(LoadAnnotations):
             then means ignored), or be 255, which is ignored. Where a data set is read with some of its classes, its
             ``label_map`` tells which values there are.
 
+    An image without ``seg_map_path`` passes through: one to predict.
+
     Source: the label conventions are mmseg's (``reduce_zero_label``, ``label_map``, 255 as ignored).
     """
 
@@ -53,6 +60,8 @@ class LoadLabels(LoadAnnotations):
         self.num_classes = num_classes
 
     def _load_seg_map(self, results: dict) -> None:
+        if 'seg_map_path' not in results:
+            return
         path = results['seg_map_path']
         try:
             label = mmcv.imfrombytes(fileio.get(path), flag='unchanged', backend='pillow')

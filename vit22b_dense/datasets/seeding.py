@@ -5,6 +5,7 @@ other augmentations than one that was never interrupted. Here the sampler gives 
 the endless shuffled stream, and `SeededDataset` runs the pipeline under that seed.
 """
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
+from mmengine.logging import print_log
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 
 
@@ -70,15 +72,16 @@ class SeededInfiniteSampler(InfiniteSampler):
 class SeededDataset:
     """Outermost wrapper of a training set: the pipeline of each draw runs under the draw's own seed.
 
+    By a plain index it is like any other data set, for looking at samples: what is random follows the global
+    generators. It says so once, since a training with another sampler than `SeededInfiniteSampler` cannot be repeated.
+
     Args:
         dataset: an mmengine dataset or its config.
-
-    Raises:
-        TypeError: indexed by something else than the `Draw` of a `SeededInfiniteSampler`.
     """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self._warned = False
 
     @property
     def metainfo(self) -> dict:
@@ -92,8 +95,16 @@ class SeededDataset:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> Any:
-        if not isinstance(draw, Draw):
-            raise TypeError("SeededDataset needs sampler=dict(type='SeededInfiniteSampler'), which seeds each draw")
-        with random_state_of(draw.entropy):
-            return self.dataset[int(draw)]
+    def __getitem__(self, index: Draw | int) -> Any:
+        if isinstance(index, Draw):
+            with random_state_of(index.entropy):
+                return self.dataset[int(index)]
+        if not self._warned:
+            self._warned = True
+            print_log(
+                'samples are taken by plain index, so their augmentation is not seeded; to train repeatably: '
+                "sampler=dict(type='SeededInfiniteSampler')",
+                logger='current',
+                level=logging.WARNING,
+            )
+        return self.dataset[index]

@@ -5,7 +5,7 @@ from pathlib import Path
 from mmengine.dist import get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import nn
@@ -18,8 +18,9 @@ from .work_dir import find_checkpoint
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """A model without the wrapper of several processes."""
-    return model.module if is_model_wrapper(model) else model
+    """A model without the wrappers of several processes and of test-time augmentation."""
+    model = model.module if is_model_wrapper(model) else model
+    return model.module if isinstance(model, BaseTTAModel) else model
 
 
 @register_backend('atomic', force=True)
@@ -82,7 +83,7 @@ class AtomicCheckpointHook(CheckpointHook):
             checkpoint['meta'][META] = self.reference.to_dict()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with trained_alone(unwrapped(runner.model)):
+        with trained_alone(unwrapped(runner.model), self.reference):
             super()._save_best_checkpoint(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -96,7 +97,7 @@ class AtomicCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        with trained_alone(unwrapped(runner.model)):
+        with trained_alone(unwrapped(runner.model), self.reference):
             runner.save_checkpoint(
                 self.out_dir,
                 name,

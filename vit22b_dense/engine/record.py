@@ -29,9 +29,29 @@ def versions() -> dict[str, str]:
     return dict(python=platform.python_version(), vit22b_dense=__version__, **found, device=device)
 
 
-def score_and_record(
-    cfg: Config, checkpoint: str, about: dict, out: str | None = None, show_dir: str | None = None
-) -> None:
+def draw_pictures(cfg: Config, folder: str | None, show: bool, wait_time: float) -> None:
+    """Let a test draw every image, as mmseg's ``test.py`` does.
+
+    Args:
+        cfg: as `run_config` gives it.
+        folder: where the pictures go, in a folder of the test's own; None for its work dir.
+        show: in a window instead.
+        wait_time: how long one is shown, seconds.
+
+    Raises:
+        ConfigError: the config has no hook or no visualizer that draws.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not hook or not cfg.get('visualizer'):
+        raise ConfigError('--show, --show-dir: the config has no default_hooks.visualization or no visualizer')
+    hook.draw = True
+    if show:
+        hook.update(show=True, wait_time=wait_time)
+    if folder:
+        cfg.visualizer.save_dir = folder
+
+
+def score_and_record(cfg: Config, checkpoint: str, about: dict, out: str | None = None) -> None:
     """Test a checkpoint and leave scores.json and examples/ in the work dir.
 
     The scores are written as soon as they are known: a picture that cannot be drawn loses nothing.
@@ -40,14 +60,11 @@ def score_and_record(
         cfg: as `run_config` gives it.
         checkpoint: the file.
         about: what else the record holds.
-        out: folder for the predictions. show_dir: folder for a picture of every image.
+        out: folder for the predictions.
 
     Raises:
         UserError: see `build_test`; ``out`` for an evaluator that writes no predictions.
     """
-    if show_dir:
-        cfg.default_hooks.visualization.draw = True
-        cfg.visualizer.save_dir = show_dir
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     if out:
         writing = next((e for e in evaluators if e['type'] in ('IoUMetric', 'SparseDepthMetric')), None)

@@ -11,6 +11,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, Reference, check_fit, load_weights, read_checkpoint, state_dict_of
+from ..models.backbones.referenced import ENTRY, find_weights
 from .config import name_weights
 
 META = 'backbone'  # entry of a checkpoint's meta that holds the reference
@@ -24,13 +25,18 @@ def untrained_names(model: nn.Module) -> set[str]:
 
 
 @contextmanager
-def trained_alone(model: nn.Module) -> Iterator[None]:
-    """While it lasts, a model's state dict is without the names of `untrained_names`."""
+def trained_alone(model: nn.Module, reference: Reference | None) -> Iterator[None]:
+    """While it lasts, a model's state dict is without the names of `untrained_names`.
+
+    The reference to them goes into its metadata, where `PlainBackbone` finds it, whoever loads the state dict.
+    """
     names = untrained_names(model)
 
     def drop(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
         for name in names:
             state.pop(prefix + name, None)
+        if reference is not None:
+            state._metadata[f'{prefix}backbone'][ENTRY] = reference.to_dict()
 
     handle = model.register_state_dict_post_hook(drop)
     try:
@@ -62,31 +68,9 @@ def complete(model: nn.Module, checkpoint: dict, source: str | Path) -> dict[str
     wanted = Reference(**stored)
     if not hasattr(getattr(model, 'backbone', None), 'weights_source'):
         raise CheckpointError(f'{source}: refers to {wanted}, and {type(model).__name__} has no backbone to load it')
-    _find(model.backbone, wanted, source)
+    find_weights(model.backbone, wanted, source)
     own = model.state_dict()
     return {**{name: own[name] for name in own if name.startswith('backbone.')}, **state}
-
-
-def _find(backbone: nn.Module, wanted: Reference, source: str | Path) -> None:
-    configured = backbone.weights_source
-    if configured['kind'] == 'random' and wanted.kind == 'random':
-        backbone.draw_weights(wanted.seed)
-        return
-    if configured['kind'] == 'random' and wanted.kind == 'file':  # no weights were named
-        if not wanted.found():
-            raise CheckpointError(
-                f'{source}: was trained on the frozen backbone {wanted}, which is no longer there. Name its new place '
-                'with --weights'
-            )
-        backbone.load_pretrained(wanted.name)
-        return
-    here = Reference.of(configured)
-    if not wanted.same_weights(here):
-        raise CheckpointError(
-            f'{source}: was trained on the frozen backbone {wanted}, and this run has {here}. Name the right weights '
-            'with --weights'
-        )
-    backbone.init_weights()
 
 
 def config_in(path: str | Path) -> Config:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ..checkpoint import CheckpointError, load_weights, read_checkpoint, state_dict_of
 from ..errors import UserError
-from .config import add_config_arguments, axes_of, check_data, config_of, default_work_dir
+from .config import ConfigError, add_config_arguments, axes_of, check_data, config_of, default_work_dir
 from .hooks import unwrapped
 from .precision import use_mixed_precision
 from .work_dir import claim, find_checkpoint
@@ -122,6 +122,18 @@ def run_config(args: argparse.Namespace) -> Config:
     if args.amp:
         use_mixed_precision(cfg)
     return cfg
+
+
+def augment_test(cfg: Config) -> None:
+    """Let a test augment its images: mmseg's ``test.py --tta``.
+
+    Raises:
+        ConfigError: the config does not say how.
+    """
+    if lacking := [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]:
+        raise ConfigError(f'{cfg.filename}: --tta: the config has no {" and no ".join(lacking)}')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
 
 
 def build_training(cfg: Config) -> Runner:

@@ -221,6 +221,7 @@ class SparseDepthMetric(RunningMetric):
         output_dir: write predictions there as KITTI's 16-bit PNG (metres times 256), a folder for each segment, below
             it as the images lie there.
         collect_device, prefix: as in mmengine.
+        keep_results: mmseg's ``test.py --out`` sets it to True; what is in ``output_dir`` stays there in any case.
 
     Source: ViT-22B, arXiv 2302.05442 (mse_log, abs_rel, delta); Eigen et al., arXiv 1406.2283 (sq_rel, rmse_log);
     Laina et al., arXiv 1606.00373 (log10); KITTI's devkit (silog).
@@ -236,7 +237,10 @@ class SparseDepthMetric(RunningMetric):
         output_dir: str | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,
+        keep_results: bool = True,
     ) -> None:
+        if not keep_results:
+            raise ValueError('keep_results=False: for no predictions on disk, leave output_dir out')
         self.protocol = Protocol(min_depth, max_depth, crop, average)
         self.distances = tuple(sorted({min(bound, max_depth) for bound in distances}))
         self.output_dir = output_dir

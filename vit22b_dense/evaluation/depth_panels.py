@@ -68,37 +68,40 @@ def _bar(colours: np.ndarray, places: np.ndarray, texts: Sequence[str]) -> np.nd
     return np.asarray(sheet)
 
 
-def depth_panel(image: np.ndarray, prediction: np.ndarray, gt: np.ndarray | None, max_depth: float) -> np.ndarray:
-    """Image, LiDAR points, predicted depth and error, in two rows.
+def depth_panel(
+    image: np.ndarray, prediction: np.ndarray | None, gt: np.ndarray | None, max_depth: float
+) -> np.ndarray:
+    """Image, LiDAR points, predicted depth and error, two in a row.
 
     Args:
         image: RGB uint8 ``(H, W, 3)``, and so is the result.
-        prediction, gt: metres ``(H, W)``, 0 = none; a gt of None leaves its panels out.
+        prediction, gt: metres ``(H, W)``, 0 = none; None leaves its panels out.
         max_depth: the far end of the colours, metres.
     """
     height, width = image.shape[:2]
     size = (WIDTH, round(height * WIDTH / width))
     photo = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width > WIDTH else cv2.INTER_LINEAR)
-    predicted = depth_colours(cv2.resize(prediction.astype(np.float32), size), max_depth)
     bar = depth_bar(WIDTH, max_depth)
-    image_panel = 'image', np.concatenate([photo, np.full_like(bar, 255)])
-    predicted_panel = 'predicted depth', np.concatenate([predicted, bar])
-    if gt is None:
-        return compose([image_panel, predicted_panel])
-    y, x = np.nonzero(gt)
-    order = np.argsort(-gt[y, x], kind='stable')  # the nearest are painted last, on top
-    y, x = y[order], x[order]
-    depth, error = gt[y, x], prediction[y, x] - gt[y, x]
-    places = ((y + 0.5) * size[1] / height).astype(int), ((x + 0.5) * size[0] / width).astype(int)
-    grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[:, :, None] // 3, 3, 2)
-    lidar = np.concatenate([_painted(grey, *places, depth_colours(depth, max_depth)), bar])
-    errors = np.concatenate([_painted(grey, *places, error_colours(error)), error_bar(WIDTH)])
-    mean = f'{np.abs(error).mean():.2f} m' if len(depth) else 'none'
-    rows = (
-        [image_panel, (f'LiDAR, {len(depth)} points', lidar)],
-        [predicted_panel, (f'error, mean {mean}: blue is too near, red too far', errors)],
-    )
-    return np.concatenate([compose(row) for row in rows])
+    panels = [('image', np.concatenate([photo, np.full_like(bar, 255)]))]
+    if gt is not None:
+        y, x = np.nonzero(gt)
+        order = np.argsort(-gt[y, x], kind='stable')  # the nearest are painted last, on top
+        y, x = y[order], x[order]
+        depth = gt[y, x]
+        places = ((y + 0.5) * size[1] / height).astype(int), ((x + 0.5) * size[0] / width).astype(int)
+        grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[:, :, None] // 3, 3, 2)
+        lidar = _painted(grey, *places, depth_colours(depth, max_depth))
+        panels.append((f'LiDAR, {len(depth)} points', np.concatenate([lidar, bar])))
+    if prediction is not None:
+        predicted = depth_colours(cv2.resize(prediction.astype(np.float32), size), max_depth)
+        panels.append(('predicted depth', np.concatenate([predicted, bar])))
+    if gt is not None and prediction is not None:
+        error = prediction[y, x] - depth
+        mean = f'{np.abs(error).mean():.2f} m' if len(depth) else 'none'
+        painted = _painted(grey, *places, error_colours(error))
+        title = f'error, mean {mean}: blue is too near, red too far'
+        panels.append((title, np.concatenate([painted, error_bar(WIDTH)])))
+    return np.concatenate([compose(panels[i : i + 2]) for i in range(0, len(panels), 2)])
 
 
 def _painted(image: np.ndarray, y: np.ndarray, x: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -124,8 +127,12 @@ class DepthPanelVisualizer(PanelVisualizer):
         super().__init__(name, **settings)
         self.max_depth = max_depth
 
-    def draw(self, image: np.ndarray, prediction: np.ndarray | None, ground_truth: np.ndarray | None) -> np.ndarray:
-        """See `depth_panel`; the image alone where there is no prediction."""
-        if prediction is None:
-            return compose([('image', image)])
+    def draw(
+        self,
+        image: np.ndarray,
+        prediction: np.ndarray | None,
+        ground_truth: np.ndarray | None,
+        with_labels: bool = True,
+    ) -> np.ndarray:
+        """See `depth_panel`; there are no classes to name."""
         return depth_panel(image, prediction, ground_truth, self.max_depth)

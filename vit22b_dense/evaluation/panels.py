@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmengine.visualization import Visualizer
 from mmseg.registry import VISUALIZERS
 from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import write_atomically
 
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 MARGIN, LINE, FONT_SIZE = 8, 22, 15
-OPACITY = 0.75  # of the class colours over the image
 
 
 def compose(panels: Sequence[tuple[str, np.ndarray]], legend: Sequence[tuple[Sequence[int], str]] = ()) -> np.ndarray:
@@ -53,6 +52,8 @@ def segmentation_panel(
     label: np.ndarray | None,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
+    opacity: float = 0.8,
+    with_labels: bool = True,
 ) -> np.ndarray:
     """Image, label and prediction side by side with a legend of the classes that occur, in their order.
 
@@ -60,6 +61,8 @@ def segmentation_panel(
         image: RGB uint8 ``(H, W, 3)``, and so is the result.
         prediction, label: class numbers ``(H, W)``, 255 for ignored, drawn black; None leaves the panel out.
         classes, palette: name and RGB of each class.
+        opacity: of the class colours over the image.
+        with_labels: whether there is a legend.
     """
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = palette
@@ -68,25 +71,36 @@ def segmentation_panel(
         if labels is not None:
             labels = labels.astype(np.uint8)
             counts += np.bincount(labels.ravel(), minlength=256)
-            mixed = OPACITY * colours[labels] + (1 - OPACITY) * image
+            mixed = opacity * colours[labels] + (1 - opacity) * image
             mixed[labels == 255] = 0
             panels.append((title, mixed.astype(np.uint8)))
     legend = [(colour, name) for colour, name, count in zip(palette, classes, counts, strict=False) if count]
     return compose(panels, legend + ([((0, 0, 0), 'ignored')] if counts[255] else []))
 
 
-class PanelVisualizer(Visualizer):
-    """A visualizer whose pictures of a sample are made by `draw`, from the fields of the sample named here.
+class PanelVisualizer(SegLocalVisualizer):
+    """mmseg's ``SegLocalVisualizer`` with other pictures: those of `draw`, from the fields of a sample named here.
 
-    ``tools/test.py --show-dir`` and mmseg's ``SegVisualizationHook`` call `add_datasample`.
+    mmseg's ``SegVisualizationHook``, ``MMSegInferencer`` and ``browse_dataset.py`` call `add_datasample`.
     """
 
     prediction: str
     ground_truth: str
 
     @abstractmethod
-    def draw(self, image: np.ndarray, prediction: np.ndarray | None, ground_truth: np.ndarray | None) -> np.ndarray:
-        """The picture, RGB uint8, of an image ``(H, W, 3)`` and maps ``(H, W)``: None where missing or not wanted."""
+    def draw(
+        self,
+        image: np.ndarray,
+        prediction: np.ndarray | None,
+        ground_truth: np.ndarray | None,
+        with_labels: bool = True,
+    ) -> np.ndarray:
+        """The picture, RGB uint8, of an image ``(H, W, 3)`` and maps ``(H, W)``: None where missing or not wanted.
+
+        Args:
+            image, prediction, ground_truth: what is drawn.
+            with_labels: whether classes are named.
+        """
 
     def add_datasample(
         self,
@@ -99,14 +113,16 @@ class PanelVisualizer(Visualizer):
         wait_time: float = 0,
         out_file: str | None = None,
         step: int = 0,
+        with_labels: bool = True,
     ) -> None:
         """Draw one sample, of whose maps any may be missing; the arguments are mmseg's ``SegLocalVisualizer``'s."""
         sample = data_sample or SegDataSample()
         prediction, ground_truth = (
-            sample.get(field).data.squeeze(0).cpu().numpy() if wanted and field in sample else None
+            np.asarray(sample.get(field).cpu().data).squeeze(0) if wanted and field in sample else None
             for field, wanted in ((self.prediction, draw_pred), (self.ground_truth, draw_gt))
         )
-        drawn = self.draw(image, prediction, ground_truth)
+        drawn = self.draw(image, prediction, ground_truth, with_labels)
+        self.set_image(drawn)
         if show:
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:
@@ -123,7 +139,13 @@ class SegPanelVisualizer(PanelVisualizer):
 
     prediction, ground_truth = 'pred_sem_seg', 'gt_sem_seg'
 
-    def draw(self, image: np.ndarray, prediction: np.ndarray | None, ground_truth: np.ndarray | None) -> np.ndarray:
-        """See `segmentation_panel`."""
-        meta = self.dataset_meta
-        return segmentation_panel(image, prediction, ground_truth, meta['classes'], meta['palette'])
+    def draw(
+        self,
+        image: np.ndarray,
+        prediction: np.ndarray | None,
+        ground_truth: np.ndarray | None,
+        with_labels: bool = True,
+    ) -> np.ndarray:
+        """See `segmentation_panel`; ``alpha`` is the opacity."""
+        classes, palette = self.dataset_meta['classes'], self.dataset_meta['palette']
+        return segmentation_panel(image, prediction, ground_truth, classes, palette, self.alpha, with_labels)

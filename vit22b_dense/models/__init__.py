@@ -9,6 +9,7 @@ from .decoders.dpt import DPTDepthHead
 from .decoders.linear import LinearHead
 from .decoders.token_pyramid import TokenPyramid
 from .depth_estimator import DepthDataPreProcessor, SparseDepthEstimator
+from .depth_tta import DepthTTAModel
 from .segmentor import DenseSegmentor, DenseSegTTAModel
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     'DenseSegTTAModel',
     'DenseSegmentor',
     'DepthDataPreProcessor',
+    'DepthTTAModel',
     'HFBackbone',
     'LinearDepthHead',
     'LinearHead',

@@ -54,9 +54,10 @@ class SparseDepthEstimator(EncoderDecoder):
         backbone, decode_head, neck, train_cfg, data_preprocessor, init_cfg: as in mmseg.
         test_cfg: ``mode``: 'whole'; 'slide' with ``crop_size`` and ``stride`` (height, width), whose overlaps are
             averaged in metres; or 'whole_flip', 'slide_flip': the mean with the mirrored input's depth.
+        pretrained: None. mmseg's ``init_model`` sets it; weights are the backbone's ``init_cfg``.
 
     Raises:
-        ValueError: an unknown mode, or 'slide' without crop size and stride.
+        ValueError: an unknown mode, 'slide' without crop size and stride, or ``pretrained``.
     """
 
     def __init__(
@@ -68,7 +69,13 @@ class SparseDepthEstimator(EncoderDecoder):
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
+        pretrained: None = None,
     ) -> None:
+        if pretrained is not None:
+            raise ValueError(
+                f'pretrained={pretrained!r}: name the weights as '
+                f"backbone.init_cfg=dict(type='Pretrained', checkpoint={pretrained!r})"
+            )
         test_cfg = dict(mode='whole') if test_cfg is None else test_cfg
         mode = test_cfg.get('mode', 'whole')
         if mode not in MODES:

@@ -4,7 +4,12 @@ _base_ = ['segmentation.py']
 
 num_classes = 150
 dataset = dict(type='ADE20KDataset', data_root='{{$VIT22B_DATA_ROOT:data/ade/ADEChallengeData2016}}')
-loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
+loading = [_base_.load_image, dict(type='LoadLabels', num_classes=num_classes)]
+test_pipeline = [loading[0], _base_.test_resize, loading[1], dict(type='PackSegInputs')]
+tta_pipeline = [
+    loading[0],
+    dict(type='TestTimeAug', transforms=[_base_.scales, _base_.flips, [loading[1]], test_pipeline[-1:]]),
+]
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
@@ -20,7 +25,7 @@ val_dataloader = dict(
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=[loading[0], _base_.test_resize, loading[1], dict(type='PackSegInputs')],
+        pipeline=test_pipeline,
     )
 )
 test_dataloader = val_dataloader

@@ -23,7 +23,12 @@ dataset = dict(
     data_root='{{$VIT22B_DATA_ROOT:data/camvid}}',
     metainfo=dict(classes=classes, palette=palette),
 )
-loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
+loading = [_base_.load_image, dict(type='LoadLabels', num_classes=num_classes)]
+test_pipeline = [*loading, dict(type='PackSegInputs')]
+tta_pipeline = [
+    loading[0],
+    dict(type='TestTimeAug', transforms=[_base_.factors, _base_.flips, [loading[1]], test_pipeline[-1:]]),
+]
 train_dataloader = dict(
     batch_size=8,
     dataset=dict(
@@ -47,7 +52,7 @@ val_dataloader = dict(
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='images/val', seg_map_path='annotations/val'),
-        pipeline=[*loading, dict(type='PackSegInputs')],
+        pipeline=test_pipeline,
     )
 )
 test_dataloader = val_dataloader

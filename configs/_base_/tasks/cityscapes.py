@@ -8,7 +8,12 @@ _base_ = ['segmentation.py']
 
 num_classes = 19
 dataset = dict(type='CityscapesByCity', data_root='{{$VIT22B_DATA_ROOT:data/cityscapes}}')
-loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
+loading = [_base_.load_image, dict(type='LoadLabels', num_classes=num_classes)]
+test_pipeline = [*loading, dict(type='PackSegInputs')]
+tta_pipeline = [
+    loading[0],
+    dict(type='TestTimeAug', transforms=[_base_.factors, _base_.flips, [loading[1]], test_pipeline[-1:]]),
+]
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
@@ -28,7 +33,7 @@ val_dataloader = dict(
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
-        pipeline=[*loading, dict(type='PackSegInputs')],
+        pipeline=test_pipeline,
     )
 )
 test_dataloader = val_dataloader

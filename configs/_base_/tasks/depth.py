@@ -6,5 +6,6 @@ Pictures are never scaled at random: the size of things tells their distance.
 _base_ = ['../loaders.py']
 
 inference = dict(mode='whole')
+tta_model = dict(type='DepthTTAModel')
 val_evaluator = dict(type='SparseDepthMetric')
 test_evaluator = val_evaluator

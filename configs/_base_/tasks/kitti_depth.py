@@ -8,7 +8,12 @@ patch = mmengine.Config.fromfile('{{fileDirname}}/../backbones/{{$VIT22B_BACKBON
 crop_size = (round(350 / patch) * patch, round(700 / patch) * patch)
 max_depth = 80.0
 dataset = dict(type='KITTIDepthDataset', data_root='{{$VIT22B_DATA_ROOT:data/kitti}}')
-loading = [dict(type='LoadImage'), dict(type='LoadDepthPNG')]
+loading = [_base_.load_image, dict(type='LoadDepthPNG')]
+test_pipeline = [*loading, dict(type='PackDepthInputs')]
+tta_pipeline = [
+    loading[0],
+    dict(type='TestTimeAug', transforms=[_base_.flips, [loading[1]], test_pipeline[-1:]]),
+]
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
@@ -30,7 +35,7 @@ val_dataloader = dict(
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='raw', depth_path='data_depth_annotated/val'),
-        pipeline=[*loading, dict(type='PackDepthInputs')],
+        pipeline=test_pipeline,
     )
 )
 test_dataloader = val_dataloader

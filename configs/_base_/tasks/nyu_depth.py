@@ -8,7 +8,12 @@ _base_ = ['depth.py']
 crop_size = (448, 560)
 max_depth = 10.0
 dataset = dict(type='NYUDepthDataset', data_root='{{$VIT22B_DATA_ROOT:data/nyu}}')
-loading = [dict(type='LoadImage'), dict(type='LoadDepthPNG', scale=1000.0)]
+loading = [_base_.load_image, dict(type='LoadDepthPNG', scale=1000.0)]
+test_pipeline = [*loading, dict(type='PackDepthInputs')]
+tta_pipeline = [
+    loading[0],
+    dict(type='TestTimeAug', transforms=[_base_.flips, [loading[1]], test_pipeline[-1:]]),
+]
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
@@ -32,7 +37,7 @@ val_dataloader = dict(
         **dataset,
         data_prefix=dict(img_path='official_splits/test', depth_path='official_splits/test'),
         ann_file='nyu_test.txt',
-        pipeline=[*loading, dict(type='PackDepthInputs')],
+        pipeline=test_pipeline,
     )
 )
 test_dataloader = val_dataloader

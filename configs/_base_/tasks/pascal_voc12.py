@@ -8,7 +8,12 @@ dataset = dict(
     data_root='{{$VIT22B_DATA_ROOT:data/VOCdevkit/VOC2012}}',
     data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
 )
-loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
+loading = [_base_.load_image, dict(type='LoadLabels', num_classes=num_classes)]
+test_pipeline = [loading[0], _base_.test_resize, loading[1], dict(type='PackSegInputs')]
+tta_pipeline = [
+    loading[0],
+    dict(type='TestTimeAug', transforms=[_base_.scales, _base_.flips, [loading[1]], test_pipeline[-1:]]),
+]
 train_pipeline = [*loading, *_base_.augmentation]
 train_dataloader = dict(
     dataset=dict(
@@ -19,7 +24,7 @@ val_dataloader = dict(
     dataset=dict(
         **dataset,
         ann_file='ImageSets/Segmentation/val.txt',
-        pipeline=[loading[0], _base_.test_resize, loading[1], dict(type='PackSegInputs')],
+        pipeline=test_pipeline,
     )
 )
 test_dataloader = val_dataloader

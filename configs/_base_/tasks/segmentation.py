@@ -20,5 +20,12 @@ augmentation = [
 ]
 test_resize = dict(type='Resize', scale=(2048, side), keep_ratio=True)
 
+# Test-time augmentation as in mmseg: six sizes, each also mirrored. `scales` are relative to `test_resize`, `factors`
+# to the image itself.
+ratios = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+scales = [dict(test_resize, scale=tuple(round(ratio * side) for side in test_resize['scale'])) for ratio in ratios]
+factors = [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in ratios]
+tta_model = dict(type='DenseSegTTAModel')
+
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

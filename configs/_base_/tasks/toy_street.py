@@ -6,7 +6,12 @@ from vit22b_dense.engine.schedule import short_schedule
 
 num_classes = 7
 metainfo = dict(classes=('building', 'sky', 'tree', 'road', 'sidewalk', 'person', 'car'))
-loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
+loading = [_base_.load_image, dict(type='LoadLabels', num_classes=num_classes)]
+test_pipeline = [*loading, dict(type='PackSegInputs')]
+tta_pipeline = [
+    loading[0],
+    dict(type='TestTimeAug', transforms=[_base_.factors, _base_.flips, [loading[1]], test_pipeline[-1:]]),
+]
 crop_size = (224, 224)
 inference = dict(_delete_=True, mode='whole')
 data_root = '{{$VIT22B_DATA_ROOT:data/toy_street}}'
@@ -32,7 +37,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     num_workers=2,
-    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=[*loading, dict(type='PackSegInputs')]),
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 max_iters = _base_.max_iters // 320

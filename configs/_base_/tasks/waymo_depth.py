@@ -8,7 +8,13 @@ _base_ = ['depth.py']
 crop_size = (224, 224)
 max_depth = 80.0
 dataset = dict(type='WaymoDepthDataset', data_root='{{$VIT22B_DATA_ROOT:data/waymo}}', cameras=['FRONT'])
+loading = [_base_.load_image, dict(type='LoadSparseDepth')]
 resize = dict(type='DepthResize', scale=(2048, 224), keep_ratio=True)
+test_pipeline = [loading[0], resize, loading[1], dict(type='PackDepthInputs')]
+tta_pipeline = [
+    *test_pipeline[:2],
+    dict(type='TestTimeAug', transforms=[_base_.flips, [loading[1]], test_pipeline[-1:]]),
+]
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
@@ -16,8 +22,7 @@ train_dataloader = dict(
                 **dataset,
                 data_prefix=dict(img_path='training'),
                 pipeline=[
-                    dict(type='LoadImage'),
-                    dict(type='LoadSparseDepth'),
+                    *loading,
                     resize,
                     dict(type='DepthRandomCrop', crop_size=crop_size),
                     dict(type='DepthRandomFlip', prob=0.5),
@@ -32,7 +37,7 @@ val_dataloader = dict(
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='validation'),
-        pipeline=[dict(type='LoadImage'), resize, dict(type='LoadSparseDepth'), dict(type='PackDepthInputs')],
+        pipeline=test_pipeline,
     )
 )
 test_dataloader = val_dataloader

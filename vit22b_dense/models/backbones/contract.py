@@ -9,6 +9,9 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ...checkpoint import Reference
+from .referenced import ENTRY, find_weights
+
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -72,6 +75,16 @@ class PlainBackbone(BaseModule):
         """Names of the state dict that do not learn and come from `weights_source`; none unless frozen."""
         learning = {name for name, param in self.named_parameters() if param.requires_grad}
         return set(self.state_dict()) - learning - self.of_its_own if self.frozen else set()
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *rest: bool | list[str]
+    ) -> None:
+        """Find the weights that a checkpoint of what was trained refers to; PyTorch calls this when it loads one."""
+        if ENTRY in local_metadata and any(prefix + name not in state_dict for name in self.state_dict()):
+            find_weights(self, Reference(**local_metadata[ENTRY]), 'the checkpoint')
+            for name, tensor in self.state_dict().items():
+                state_dict.setdefault(prefix + name, tensor)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images ``(B, 3, H, W)`` to tokens ``(B, N, D)`` and the size of their grid, ``ceil(H/P), ceil(W/P)``."""
