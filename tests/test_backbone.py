@@ -188,7 +188,7 @@ def test_pretrained_weights_that_do_not_fit_change_nothing(tmp_path):
         str(path),
         'only in the model (1): norm.weight (32,)',
         'only in the file (1): extra.weight (2,)',
-        'blocks.1.out_bias model (32,), file (33,)',
+        'blocks.1.out_bias model (32,) float32, file (33,)',
         'allow_partial=True',
     ):
         assert part in str(error.value)

@@ -9,27 +9,16 @@ import cv2
 import numpy as np
 import pytest
 from mmseg.datasets import ADE20KDataset
-from vit22b_dense.demo.light import shade
 
-from vit22b_dense.demo import (
-    ADE_VALUE,
-    Camera,
-    Label,
-    Material,
-    Street,
-    ade_frame,
-    make_street,
-    raycast,
-    render,
-    sample_light,
-    sample_view,
-    write_ade,
-)
-from vit22b_dense.demo.parts import Look, place
-from vit22b_dense.demo.raycast import Solid, noise
+from vit22b_dense.demo import raycast
+from vit22b_dense.demo.ade import ADE_VALUE, AdeSet
+from vit22b_dense.demo.parts import BOX, CYLINDER, ELLIPSOID, Label, Material, Part, place
+from vit22b_dense.demo.raycast import Street, noise
+from vit22b_dense.demo.render import Camera, render, sample_light, sample_view, shade
+from vit22b_dense.demo.scene import make_street
 from vit22b_dense.errors import UserError
 
-GROUND = Look(Label.ROAD).box((-500, -500, -1), (500, 500, 0))
+GROUND = Part(Label.ROAD).box((-500, -500, -1), (500, 500, 0))
 SMALL = (56, 84)
 
 
@@ -47,20 +36,19 @@ def level_camera(height: float, yaw: float = 0.0) -> Camera:
 def reference_hit(street: Street, origin: np.ndarray, direction: np.ndarray) -> tuple[float, int]:
     """Nearest hit of one ray by trying every solid, with formulas of its own: quadrics and half spaces."""
     nearest, owner = np.inf, -1
-    solids = street.solids
-    for p in range(len(solids.kind)):
-        to = origin - solids.centre[p]
+    for p in range(len(street.kind)):
+        to = origin - street.centre[p]
         # Each condition is a pair (near, far) of ray parameters between which it holds.
         spans = []
-        inverse = np.linalg.inv(solids.axes[p])
-        if solids.kind[p] != Solid.BOX:
-            rows = inverse if solids.kind[p] == Solid.ELLIPSOID else inverse[:2]
+        inverse = np.linalg.inv(street.axes[p])
+        if street.kind[p] != BOX:
+            rows = inverse if street.kind[p] == ELLIPSOID else inverse[:2]
             form = rows.T @ rows
             roots = np.roots([direction @ form @ direction, 2 * direction @ form @ to, to @ form @ to - 1])
             if np.iscomplexobj(roots) or len(roots) < 2:
                 continue
             spans.append(sorted(roots))
-        for row in {Solid.BOX: inverse, Solid.ELLIPSOID: (), Solid.CYLINDER: inverse[2:]}[solids.kind[p]]:
+        for row in {BOX: inverse, ELLIPSOID: (), CYLINDER: inverse[2:]}[street.kind[p]]:
             spans.append(sorted([(-1 - row @ to) / (row @ direction), (1 - row @ to) / (row @ direction)]))
         near, far = max(s[0] for s in spans), min(s[1] for s in spans)
         for t in (near, far) if near <= far else ():
@@ -79,7 +67,7 @@ def street() -> Street:
 @pytest.fixture(scope='module')
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('toy') / 'street'
-    assert write_ade(root, 3, 2, SMALL, seed=1) == 5
+    assert AdeSet(root, 3, 2, SMALL, seed=1).write() == 5
     return root
 
 
@@ -114,7 +102,7 @@ def test_depth_of_the_ground_is_that_of_a_pinhole_camera() -> None:
 
 def test_turned_box_is_hit_where_the_slabs_say() -> None:
     yaw, half, centre = 0.4, np.array([2.0, 0.9, 0.7]), np.array([9.0, 1.0, 1.1])
-    box = place([Look(Label.CAR).box(tuple(-half), tuple(half))], *centre, yaw, 1)
+    box = place([Part(Label.CAR).box(tuple(-half), tuple(half))], *centre, yaw, 1)
     rng = np.random.default_rng(1)
     directions = unit(np.array([1.0, 0.1, 0.0]) + rng.normal(0, 0.12, (400, 3)))
     origin = np.array([0.0, 0.0, 1.2])
@@ -131,9 +119,9 @@ def test_turned_box_is_hit_where_the_slabs_say() -> None:
     np.testing.assert_allclose(np.abs(np.einsum('ij,ij->i', hits.normal, face))[hit], 1, atol=1e-9)
 
 
-@pytest.mark.parametrize('kind', [Solid.ELLIPSOID, Solid.CYLINDER])
-def test_normals_of_round_solids_are_perpendicular_to_the_surface(kind: Solid) -> None:
-    part = Look(Label.PERSON).rod((5, -0.3, 0.2), (5.5, 0.4, 2.0), 0.6, kind)
+@pytest.mark.parametrize('kind', [ELLIPSOID, CYLINDER])
+def test_normals_of_round_solids_are_perpendicular_to_the_surface(kind: int) -> None:
+    part = Part(Label.PERSON).rod((5, -0.3, 0.2), (5.5, 0.4, 2.0), 0.6, kind)
     rng = np.random.default_rng(2)
     directions = unit(part.centre + rng.normal(0, 0.6, (400, 3)))
     hits = Street([part]).cast(np.zeros_like(directions), directions)
@@ -143,10 +131,10 @@ def test_normals_of_round_solids_are_perpendicular_to_the_surface(kind: Solid) -
     step = 1e-5
     side = unit(np.cross(hits.normal[seen], (0.3, 0.5, 0.8)))
     moved = np.linalg.solve(part.axes, (hits.points[seen] + step * side - part.centre).T).T
-    radius = np.linalg.norm(moved[:, : 3 if kind == Solid.ELLIPSOID else 2], axis=1)
-    if kind == Solid.CYLINDER:
+    radius = np.linalg.norm(moved[:, : 3 if kind == ELLIPSOID else 2], axis=1)
+    if kind == CYLINDER:
         assert (np.abs(moved[:, 2]) > radius).sum() > 10
-    level = radius if kind == Solid.ELLIPSOID else np.maximum(radius, np.abs(moved[:, 2]))
+    level = radius if kind == ELLIPSOID else np.maximum(radius, np.abs(moved[:, 2]))
     assert np.abs(level - 1).max() < 1e-8
     assert (np.einsum('ij,ij->i', hits.normal, directions)[seen] < 0).all()
 
@@ -170,7 +158,7 @@ def test_depth_is_distance_along_the_optical_axis(street: Street) -> None:
 
 
 def test_left_is_left_and_up_is_up() -> None:
-    left = Look(Label.CAR).box((9, 1, 2), (10, 2, 3))
+    left = Part(Label.CAR).box((9, 1, 2), (10, 2, 3))
     rng = np.random.default_rng(0)
     label = render(Street([GROUND, left]), level_camera(1.5), rng, sample_light(rng)).label
     rows, columns = np.nonzero(label == Label.CAR)
@@ -181,10 +169,10 @@ def test_left_is_left_and_up_is_up() -> None:
 
 def test_culling_loses_nothing(street: Street, monkeypatch) -> None:
     # So that many rays are cast in several goes.
-    monkeypatch.setattr(raycast, '_AT_ONCE', 2500)
+    monkeypatch.setattr(raycast, '_BLOCKS_AT_ONCE', 20)
     rng = np.random.default_rng(5)
     count = 6000
-    camera = sample_view(rng)
+    camera = sample_view(rng, (224, 320))
     view = camera.rays()[rng.choice(224 * 320, count, replace=False)]
     # A LiDAR's full turn, rays with nothing in common, and the sun's parallel rays.
     azimuth, inclination = rng.uniform(-np.pi, np.pi, count), rng.uniform(-0.4, 0.1, count)
@@ -209,7 +197,7 @@ def test_culling_loses_nothing(street: Street, monkeypatch) -> None:
 
 
 def test_a_ray_from_inside_hits_the_far_side_facing_it() -> None:
-    room = Look(Label.BUILDING).box((-2, -3, 0), (4, 3, 5))
+    room = Part(Label.BUILDING).box((-2, -3, 0), (4, 3, 5))
     hits = Street([room]).cast(np.array([[0.0, 0.0, 1.0]] * 2), np.array([[1.0, 0, 0], [0, 0, -1.0]]))
     np.testing.assert_allclose(hits.distance, [4, 1])
     np.testing.assert_allclose(hits.normal, [[-1, 0, 0], [0, 0, 1]], atol=1e-12)
@@ -237,10 +225,10 @@ def test_cast_refuses_what_are_not_rays(street: Street) -> None:
 
 
 def test_shadow_falls_away_from_the_sun() -> None:
-    block = Look(Label.BUILDING).box((9, -1, 0), (11, 1, 2))
+    block = Part(Label.BUILDING).box((9, -1, 0), (11, 1, 2))
     street = Street([GROUND, block])
     light = sample_light(np.random.default_rng(0))
-    light = type(light)(**{**vars(light), 'sun': unit(np.array([0.0, 1.0, 1.0])), 'haze': 0.0})
+    light = light._replace(sun=unit(np.array([0.0, 1.0, 1.0])), haze=0.0)
     # Both on the ground one metre beside the block: on the sun's side and on the other.
     targets = np.array([[10.0, 2.0, 0.0], [10.0, -2.0, 0.0]])
     eye = np.array([[10.0, 0.0, 30.0]] * 2)
@@ -270,7 +258,7 @@ def test_views_vary_within_their_bounds() -> None:
 def test_all_classes_are_common() -> None:
     shares = []
     for index in range(1, 13):
-        _, annotation = ade_frame(0, 'training', index, SMALL)
+        _, annotation = AdeSet(Path(), 1, 0, SMALL, 0).frame('training', index)
         shares.append(np.bincount(annotation.ravel(), minlength=22) / annotation.size)
     shares = np.array(shares)
     assert set(np.flatnonzero(shares.sum(axis=0))) <= set(ADE_VALUE.values())
@@ -288,7 +276,7 @@ def test_label_values_are_those_of_ade20k() -> None:
 
 def test_files_do_not_depend_on_the_workers(small_set: Path, tmp_path: Path) -> None:
     seen = []
-    assert write_ade(tmp_path / 'two', 3, 2, SMALL, 1, workers=2, progress=lambda *at: seen.append(at)) == 5
+    assert AdeSet(tmp_path / 'two', 3, 2, SMALL, 1).write(workers=2, progress=lambda *at: seen.append(at)) == 5
     assert contents(tmp_path / 'two') == contents(small_set)
     assert seen == [(i, 5) for i in range(1, 6)]
 
@@ -303,7 +291,10 @@ def test_every_frame_has_its_own_scene(small_set: Path) -> None:
         + ['toy_street.json']
     )
     assert len(set(files.values())) == len(files)
-    again, other = ade_frame(1, 'training', 1, SMALL), ade_frame(2, 'training', 1, SMALL)
+    again, other = (
+        AdeSet(Path(), 1, 0, SMALL, 1).frame('training', 1),
+        AdeSet(Path(), 1, 0, SMALL, 2).frame('training', 1),
+    )
     stored = cv2.imread(str(small_set / 'annotations/training/ADE_train_00000001.png'), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(again[1], stored)
     assert (other[1] != stored).mean() > 0.1
@@ -318,7 +309,7 @@ def test_mmseg_reads_it_as_ade20k(small_set: Path) -> None:
     assert len(data) == 3
     for i in range(3):
         sample = data[i]
-        image, annotation = ade_frame(1, 'training', i + 1, SMALL)
+        image, annotation = AdeSet(Path(), 1, 0, SMALL, 1).frame('training', i + 1)
         # JPEG changes pixels, not pictures; mmseg reads BGR.
         assert np.abs(sample['img'][..., ::-1].astype(float) - image).mean() < 8
         expected = np.where(annotation == 0, 255, annotation.astype(int) - 1)
@@ -329,7 +320,7 @@ def test_mmseg_reads_it_as_ade20k(small_set: Path) -> None:
 
 def test_a_complete_set_is_left_alone(small_set: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in small_set.rglob('*')}
-    assert write_ade(small_set, 3, 2, SMALL, seed=1) == 0
+    assert AdeSet(small_set, 3, 2, SMALL, seed=1).write() == 0
     assert {p: p.stat().st_mtime_ns for p in small_set.rglob('*')} == before
 
 
@@ -341,11 +332,11 @@ def test_a_set_that_was_cut_off_is_completed(small_set: Path, tmp_path: Path) ->
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_ade(root, 3, 2, SMALL, seed=1, progress=stop)
-    assert not (root / 'toy_street.json').exists()
+        AdeSet(root, 3, 2, SMALL, seed=1).write(progress=stop)
+    assert len(contents(root)) == 1 + 2 * 2  # the parameters, two pictures and their labels
     with pytest.raises(UserError, match='other parameters'):
-        write_ade(root, 3, 2, SMALL, seed=2)
-    assert write_ade(root, 3, 2, SMALL, seed=1) == 3
+        AdeSet(root, 3, 2, SMALL, seed=2).write()
+    assert AdeSet(root, 3, 2, SMALL, seed=1).write() == 3
     assert contents(root) == contents(small_set)
 
 
@@ -354,26 +345,27 @@ def test_other_contents_are_refused(small_set: Path, tmp_path: Path) -> None:
     (foreign / 'images').mkdir(parents=True)
     (foreign / 'images/mine.jpg').write_bytes(b'mine')
     with pytest.raises(UserError, match='ADEChallengeData2016'):
-        write_ade(foreign, 1, 1, SMALL)
+        AdeSet(foreign, 1, 1, SMALL).write()
     assert contents(foreign) == {'images/mine.jpg': b'mine'}
     with pytest.raises(UserError, match='is a file'):
-        write_ade(foreign / 'images/mine.jpg', 1, 1, SMALL)
+        AdeSet(foreign / 'images/mine.jpg', 1, 1, SMALL).write()
     before = contents(small_set)
     with pytest.raises(UserError, match='other parameters'):
-        write_ade(small_set, 4, 2, SMALL, seed=1)
+        AdeSet(small_set, 4, 2, SMALL, seed=1).write()
     assert contents(small_set) == before
     broken = tmp_path / 'broken'
     broken.mkdir()
     (broken / 'toy_street.json').write_text('{')
     with pytest.raises(UserError, match='cannot be read'):
-        write_ade(broken, 1, 1, SMALL)
+        AdeSet(broken, 1, 1, SMALL).write()
 
 
 @pytest.mark.parametrize('wrong', [dict(num_train=-1), dict(size=(0, 5)), dict(workers=0), dict(seed=-1)])
 def test_senseless_numbers_are_refused(tmp_path: Path, wrong: dict) -> None:
-    arguments = dict(num_train=1, num_val=2, size=SMALL) | wrong
+    arguments = dict(num_train=1, num_val=2, size=SMALL, workers=1) | wrong
+    workers = arguments.pop('workers')
     with pytest.raises(UserError, match=next(iter(wrong))):
-        write_ade(tmp_path / 'never', **arguments)
+        AdeSet(tmp_path / 'never', **arguments).write(workers)
     assert not (tmp_path / 'never').exists()
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import REPO
 
-from vit22b_dense.demo import Camera, make_street, render, sample_light, write_waymo
-from vit22b_dense.demo import waymo as toy
+from vit22b_dense.demo.made_set import seeded_street
+from vit22b_dense.demo.render import Camera, render, sample_light
+from vit22b_dense.demo.waymo import CAMERA_AIM, WaymoSet, street_from_vehicle
 from vit22b_dense.errors import UserError
 from vit22b_dense.waymo.prepare import Job, prepare
 from vit22b_dense.waymo.types import Settings
@@ -21,7 +22,7 @@ SIZE = (96, 144)
 def made(tmp_path_factory):
     """One training segment with a front and a side camera."""
     root = tmp_path_factory.mktemp('toy') / 'street'
-    assert write_waymo(root, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')) == 1
+    assert WaymoSet(root, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')).write() == 1
     return root
 
 
@@ -30,16 +31,14 @@ def test_prepared_depth_is_what_the_camera_sees(made, tmp_path):
     assert str(totals).startswith('6 frames written, 0 of these without LiDAR points, 0 skipped')
     base = tmp_path / 'training'
     index = json.loads(next(base.glob('*/index.json')).read_text())
-    sequence = np.random.SeedSequence((0, 1, 1, 22))
-    street = make_street(int(sequence.generate_state(1, np.uint64)[0]))
-    light = sample_light(np.random.default_rng(sequence))
-    eyes, _ = toy.calibrations(SIZE, ('FRONT', 'SIDE_LEFT'))
+    street, rng = seeded_street(0, 1, 1, 22)
+    light = sample_light(rng)
+    eyes, _ = WaymoSet(made, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')).sensors()
     for place, frame in enumerate(index['frames']):
         number = frame['camera']
         eye = eyes[number]
-        x = toy._car_x((place // 2 - 1) * toy._STEP + toy._CAMERA_DELAY[number])
-        pose = toy._transform(0.0, (x, 0, 0)) @ eye.extrinsic
-        camera = Camera(SIZE[1], SIZE[0], float(eye.intrinsic[0]), pose)
+        pose = street_from_vehicle(place // 2, CAMERA_AIM[number][1]) @ eye.extrinsic
+        camera = Camera(SIZE[1], SIZE[0], eye.intrinsic[0], pose)
         view = render(street, camera, np.random.default_rng(0), light)
         with np.load(base / frame['depth']) as stored:
             y, x, depth = stored['y'], stored['x'], stored['depth']
@@ -56,8 +55,8 @@ def test_prepared_depth_is_what_the_camera_sees(made, tmp_path):
         assert np.abs(image[..., ::-1].astype(float) - view.image).mean() < 7
 
 
-def test_sweep_moves_and_far_or_lost_rays_have_no_return():
-    frame = next(toy.segment_frames(0, 'validation', 1, SIZE))
+def test_sweep_moves_and_far_or_lost_rays_have_no_return(tmp_path):
+    frame = next(WaymoSet(tmp_path, 0, 1, SIZE).frames('validation', 1))
     top = frame.scans[1]
     assert np.linalg.norm(top.pixel_pose[0, 0, 3:] - top.pixel_pose[0, -1, 3:]) == pytest.approx(0.6, abs=0.02)
     ranges = top.range_images[1][..., 0]
@@ -69,17 +68,17 @@ def test_sweep_moves_and_far_or_lost_rays_have_no_return():
 
 def test_files_depend_on_seed_alone_and_are_completed(made, tmp_path):
     again = tmp_path / 'again'
-    assert write_waymo(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')) == 1
+    assert WaymoSet(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')).write() == 1
     files = sorted(made.rglob('*.parquet'))
     assert len(files) == 7
     assert all(path.read_bytes() == (again / path.relative_to(made)).read_bytes() for path in files)
-    assert write_waymo(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')) == 0
+    assert WaymoSet(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')).write() == 0
     (again / files[0].relative_to(made)).unlink()
-    assert write_waymo(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')) == 1
+    assert WaymoSet(again, 1, 0, SIZE, cameras=('FRONT', 'SIDE_LEFT')).write() == 1
     with pytest.raises(UserError, match='other parameters'):
-        write_waymo(again, 1, 0, SIZE)
+        WaymoSet(again, 1, 0, SIZE).write()
     with pytest.raises(UserError, match=r"cameras=\['BACK'\]"):
-        write_waymo(tmp_path / 'never', 1, 0, SIZE, cameras=('BACK',))
+        WaymoSet(tmp_path / 'never', 1, 0, SIZE, cameras=('BACK',)).write()
 
 
 def test_the_tool_makes_it(tmp_path, monkeypatch, capsys):

@@ -10,19 +10,7 @@ from .seeding import SeededDataset, SeededInfiniteSampler
 from .waymo import WaymoDepthDataset
 
 __all__ = [
-    'CityscapesByCity',
-    'DataError',
-    'DepthRandomCrop',
-    'DepthRandomFlip',
-    'DepthResize',
-    'KITTIDepthDataset',
-    'LoadDepthPNG',
-    'LoadImage',
-    'LoadLabels',
-    'LoadSparseDepth',
-    'NYUDepthDataset',
-    'PackDepthInputs',
-    'SeededDataset',
-    'SeededInfiniteSampler',
-    'WaymoDepthDataset',
-]
+    'CityscapesByCity', 'DataError', 'DepthRandomCrop', 'DepthRandomFlip', 'DepthResize', 'KITTIDepthDataset',
+    'LoadDepthPNG', 'LoadImage', 'LoadLabels', 'LoadSparseDepth', 'NYUDepthDataset', 'PackDepthInputs',
+    'SeededDataset', 'SeededInfiniteSampler', 'WaymoDepthDataset',
+]  # fmt: skip

@@ -13,17 +13,6 @@ from .depth_tta import DepthTTAModel
 from .segmentor import DenseSegmentor, DenseSegTTAModel
 
 __all__ = [
-    'DPTDepthHead',
-    'DenseSegTTAModel',
-    'DenseSegmentor',
-    'DepthDataPreProcessor',
-    'DepthTTAModel',
-    'HFBackbone',
-    'LinearDepthHead',
-    'LinearHead',
-    'PlainViT',
-    'SparseDepthEstimator',
-    'TIMMViT',
-    'TokenPyramid',
-    'ViT22B',
-]
+    'DPTDepthHead', 'DenseSegTTAModel', 'DenseSegmentor', 'DepthDataPreProcessor', 'DepthTTAModel', 'HFBackbone',
+    'LinearDepthHead', 'LinearHead', 'PlainViT', 'SparseDepthEstimator', 'TIMMViT', 'TokenPyramid', 'ViT22B',
+]  # fmt: skip
