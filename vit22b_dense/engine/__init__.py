@@ -4,6 +4,7 @@ from .hooks import AtomicCheckpointHook, CheckpointFitHook, IterationSeedHook
 from .layer_decay import LayerDecayConstructor
 from .precision import BFloat16OptimWrapper
 from .run import DenseRunner
+from .timed_logger import TimedLoggerHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -12,4 +13,5 @@ __all__ = [
     'DenseRunner',
     'IterationSeedHook',
     'LayerDecayConstructor',
+    'TimedLoggerHook',
 ]
