@@ -1,6 +1,7 @@
 """The data: readers, transforms, seeding. They know neither the models nor the engine."""
 
 from .depth_transforms import DepthRandomCrop, DepthRandomFlip, DepthResize, LoadSparseDepth, PackDepthInputs
+from .folder import FolderSegDataset
 from .kitti import KITTIDepthDataset, LoadDepthPNG
 from .loading import DataError, LoadImage, LoadLabels
 from .seeding import SeededDataset, SeededInfiniteSampler
@@ -11,6 +12,7 @@ __all__ = [
     'DepthRandomCrop',
     'DepthRandomFlip',
     'DepthResize',
+    'FolderSegDataset',
     'KITTIDepthDataset',
     'LoadDepthPNG',
     'LoadImage',

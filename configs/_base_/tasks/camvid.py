@@ -1,10 +1,6 @@
-"""CamVid's 11 classes: a worked example for a data set of one's own.
+"""CamVid's 11 classes: images and 8-bit label maps of the same name; label values are 0..10, and 255 is ignored."""
 
-For yours, copy this file and its leaf, and change classes, colours, folders and sizes. Images and 8-bit label maps
-with the same name lie in two folders a split; label values are 0..10, and 255 is ignored.
-"""
-
-_base_ = ['segmentation.py']
+_base_ = ['folder.py']
 
 classes = (
     'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist',
@@ -15,44 +11,13 @@ palette = [
 ]  # fmt: skip
 num_classes = len(classes)
 crop_size = (336, 448)
-inference = dict(_delete_=True, mode='whole')
-dataset = dict(
-    type='BaseSegDataset',
-    data_root='{{$VIT22B_DATA_ROOT:data/camvid}}',
-    metainfo=dict(classes=classes, palette=palette),
-)
-loading = [dict(type='LoadImage'), dict(type='LoadLabels', num_classes=num_classes)]
-train_dataloader = dict(
-    batch_size=8,
-    dataset=dict(
-        dataset=dict(
-            dataset=dict(
-                **dataset,
-                data_prefix=dict(img_path='images/train', seg_map_path='annotations/train'),
-                pipeline=[
-                    *loading,
-                    dict(type='RandomResize', scale=(480, 360), ratio_range=(0.75, 2.0), keep_ratio=True),
-                    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-                    dict(type='RandomFlip', prob=0.5),
-                    dict(type='PhotoMetricDistortion'),
-                    dict(type='PackSegInputs'),
-                ],
-            )
-        )
-    ),
-)
-val_dataloader = dict(
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='images/val', seg_map_path='annotations/val'),
-        pipeline=[*loading, dict(type='PackSegInputs')],
-    )
-)
-test_dataloader = val_dataloader
-max_iters = _base_.max_iters // 200
-warmup = max(2, max_iters // 20)  # after one iteration LinearLR would still be at its start factor
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=warmup),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=warmup, end=max_iters),
+dataset = dict(data_root='{{$VIT22B_DATA_ROOT:data/camvid}}', metainfo=dict(classes=classes, palette=palette))
+train_pipeline = [
+    *_base_.loading,
+    dict(type='RandomResize', scale=(480, 360), ratio_range=(0.75, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    *_base_.augmentation[2:],
 ]
+train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(**dataset, pipeline=train_pipeline))))
+val_dataloader = dict(dataset=dataset)
+test_dataloader = val_dataloader
