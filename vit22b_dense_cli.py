@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...', help='its arguments')
     name = parser.parse_args(sys.argv[1:2]).command
     sys.argv = [f'{parser.prog} {name}', *sys.argv[2:]]
-    runpy.run_path(str(commands[name]), run_name='__main__')
+    script = commands[name]
+    # not runpy, which would put the script's name into its usage lines
+    exec(compile(script.read_bytes(), script, 'exec'), {'__name__': '__main__', '__file__': str(script)})
 
 
 if __name__ == '__main__':
