@@ -122,7 +122,7 @@ def make_data(leaf: str, root: Path) -> Path:
         return make_listed(
             root, 'SegmentationContext', dict(SegmentationClassContext=59), dict(train='a\n', val='b\n')
         )
-    if folder == 'camvid':
+    if folder in ('camvid', 'own_data'):
         for split in ('train', 'val'):
             write_image(root / f'images/{split}/a.jpg', np.zeros((60, 80, 3), np.uint8))
             write_image(root / f'annotations/{split}/a.png', np.ones((60, 80), np.uint8))

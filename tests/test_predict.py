@@ -130,6 +130,7 @@ def test_a_checkpoint_and_photographs_are_enough(tmp_path, run_tool):
         ('pascal_context/linear_59.py', range(1, 60)),
         ('pascal_context/linear_60.py', range(60)),
         ('camvid/linear.py', range(11)),
+        ('own_data/linear.py', range(4)),
     ],
 )
 def test_every_data_set_tells_its_classes_without_its_files(leaf, values, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 with contextlib.redirect_stdout(sys.stderr):  # mmseg says what it did not find; a dry run's output is for a scheduler
-    from vit22b_dense.engine.config import default_work_dir
+    from vit22b_dense.engine.config import default_work_dir, find_config
     from vit22b_dense.errors import UserError, run_tool
     from vit22b_dense.fewshot.cells import TABLE, Cell, results
     from vit22b_dense.fewshot.curve import draw_curve
@@ -88,6 +88,7 @@ def terminated(*_: object) -> None:
 
 def main() -> int:
     args = parse_args()
+    args.config = str(find_config(args.config))  # one name for one config in tables and commands
     name = Path(default_work_dir(args.config, dict(regime=args.regime))).name
     work_dir = args.work_dir or Path('work_dirs', f'fewshot_{name}')
     cells = plan_cells(

@@ -11,13 +11,14 @@ warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformable
 
 from . import datasets, engine, evaluation, fewshot, models
 from .datasets import KITTIDepthDataset, WaymoDepthDataset
+from .engine.config import CONFIGS, find_config
 from .evaluation import SparseDepthMetric
 from .fewshot import FewShotSubset
 from .models import DPTDepthHead, LinearDepthHead, LinearHead, TokenPyramid, ViT22B
 from .version import __version__
 
 __all__ = [
-    'DPTDepthHead', 'FewShotSubset', 'KITTIDepthDataset', 'LinearDepthHead', 'LinearHead', 'SparseDepthMetric',
-    'TokenPyramid', 'ViT22B', 'WaymoDepthDataset', '__version__', 'datasets', 'engine', 'evaluation', 'fewshot',
-    'models',
+    'CONFIGS', 'DPTDepthHead', 'FewShotSubset', 'KITTIDepthDataset', 'LinearDepthHead', 'LinearHead',
+    'SparseDepthMetric', 'TokenPyramid', 'ViT22B', 'WaymoDepthDataset', '__version__', 'datasets', 'engine',
+    'evaluation', 'fewshot', 'find_config', 'models',
 ]  # fmt: skip

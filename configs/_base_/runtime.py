@@ -15,7 +15,7 @@ resume = False
 visualizer = dict(type='SegPanelVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')])
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    logger=dict(type='TimedLoggerHook', interval=50, seconds=10, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='AtomicCheckpointHook', interval=1000),
     sampler_seed=dict(type='DistSamplerSeedHook'),

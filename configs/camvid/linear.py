@@ -1,4 +1,4 @@
-"""CamVid's 11 classes, a worked example for a data set of one's own: linear decoder.
+"""CamVid's 11 classes, linear decoder.
 
 tools/train.py configs/camvid/linear.py --backbone vit22b_tiny --regime scratch --data-root DIR
 """

@@ -1,4 +1,4 @@
-"""CamVid's 11 classes, a worked example for a data set of one's own: UperNet.
+"""CamVid's 11 classes, UperNet.
 
 tools/train.py configs/camvid/upernet.py --backbone vit22b_tiny --regime scratch --data-root DIR
 """

@@ -3,6 +3,7 @@
 from .cityscapes import CityscapesByCity
 from .depth_png import LoadDepthPNG
 from .depth_transforms import DepthRandomCrop, DepthRandomFlip, DepthResize, LoadSparseDepth, PackDepthInputs
+from .folder import FolderSegDataset
 from .kitti import KITTIDepthDataset
 from .loading import DataError, LoadImage, LoadLabels
 from .nyu import NYUDepthDataset
@@ -10,7 +11,7 @@ from .seeding import SeededDataset, SeededInfiniteSampler
 from .waymo import WaymoDepthDataset
 
 __all__ = [
-    'CityscapesByCity', 'DataError', 'DepthRandomCrop', 'DepthRandomFlip', 'DepthResize', 'KITTIDepthDataset',
-    'LoadDepthPNG', 'LoadImage', 'LoadLabels', 'LoadSparseDepth', 'NYUDepthDataset', 'PackDepthInputs',
-    'SeededDataset', 'SeededInfiniteSampler', 'WaymoDepthDataset',
+    'CityscapesByCity', 'DataError', 'DepthRandomCrop', 'DepthRandomFlip', 'DepthResize', 'FolderSegDataset',
+    'KITTIDepthDataset', 'LoadDepthPNG', 'LoadImage', 'LoadLabels', 'LoadSparseDepth', 'NYUDepthDataset',
+    'PackDepthInputs', 'SeededDataset', 'SeededInfiniteSampler', 'WaymoDepthDataset',
 ]  # fmt: skip

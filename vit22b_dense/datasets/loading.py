@@ -48,14 +48,14 @@ class LoadLabels(LoadAnnotations):
     Args:
         num_classes: of the data set. Label values must lie below it (with ``reduce_zero_label`` up to it, since 0
             then means ignored), or be 255, which is ignored. Where a data set is read with some of its classes, its
-            ``label_map`` tells which values there are.
+            ``label_map`` tells which values there are; `FolderSegDataset` has one in any case, and needs no number.
 
     An image without ``seg_map_path`` passes through: one to predict.
 
     Source: the label conventions are mmseg's (``reduce_zero_label``, ``label_map``, 255 as ignored).
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int | None = None) -> None:
         super().__init__()
         self.num_classes = num_classes
 
@@ -107,6 +107,8 @@ class LoadLabels(LoadAnnotations):
             table[0] = 255
         label_map = results.get('label_map')
         if label_map is None:
+            if self.num_classes is None:
+                raise UserError('LoadLabels: give num_classes, this data set does not tell which label values it has')
             table[first : first + self.num_classes] = np.arange(self.num_classes)
         else:
             for old, new in label_map.items():

@@ -4,8 +4,9 @@ from .hooks import AtomicCheckpointHook, CheckpointFitHook, IterationSeedHook
 from .layer_decay import LayerDecayConstructor
 from .precision import BFloat16OptimWrapper
 from .run import DenseRunner
+from .timed_logger import TimedLoggerHook
 
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckpointFitHook', 'DenseRunner', 'IterationSeedHook',
-    'LayerDecayConstructor',
+    'LayerDecayConstructor', 'TimedLoggerHook',
 ]  # fmt: skip

@@ -39,6 +39,9 @@ RUN_KEYS = {
     'init_weights_for_test_or_val', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'test_pipeline', 'tta_model',
     'tta_pipeline',
 } - {'self', 'cfg'}  # fmt: skip
+# The folder of the shipped configs, which a wheel holds and a checkout links to; configs elsewhere inherit from it.
+CONFIGS = str((Path(__file__).parents[1] / '.mim' / 'configs').resolve())
+SHIPPED = 'vit22b_dense::'  # mmengine's notation for a config of an installed package
 SIMILAR = 0.85  # of two keys: above it the one is taken for the other, mistyped
 
 
@@ -82,13 +85,33 @@ def parse_overrides(tokens: list[str]) -> dict:
     return parser.parse_args(['--', *tokens]).tokens if tokens else {}
 
 
+def find_config(name: str | Path) -> Path:
+    """A config's file: the file of that name, or else a shipped config, such as ``ade20k/linear.py``.
+
+    Args:
+        name: a path, or a name below ``configs/``. With ``vit22b_dense::`` in front, a shipped config in any case.
+
+    Raises:
+        ConfigError: neither is there; names the shipped configs that have a similar name, or else all of them.
+    """
+    asked = str(name)
+    if not asked.startswith(SHIPPED) and Path(asked).is_file():
+        return Path(asked)
+    shipped = Path(CONFIGS, asked.removeprefix(SHIPPED))
+    if shipped.is_file():
+        return shipped
+    known = [path.relative_to(CONFIGS).as_posix() for path in sorted(Path(CONFIGS).glob('[!_]*/*.py'))]
+    near = difflib.get_close_matches(asked.removeprefix(SHIPPED), known, 3) or known
+    raise ConfigError(f'{asked}: no such config file; the shipped configs {", ".join(near)} are found by their names')
+
+
 def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict | None = None) -> Config:
     """Read a config with its axes chosen and overrides applied, without the ingredients it was made of.
 
     Every other key stays: what a run reads, and variables of the user's own.
 
     Args:
-        path: the config file.
+        path: the config file, or the name of a shipped one; see `find_config`.
         axes: value of each axis, None for the config's default. An axis left None may still be chosen by its
             environment variable, as mmseg's own scripts do it.
         overrides: from ``--cfg-options``.
@@ -97,9 +120,7 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
         ConfigError: no such file; an unknown axis value (the message lists the known ones); an axis that the config
             does not have; an override of a key that no run reads; a key that looks like one that runs read, mistyped.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f'{path}: no such config file')
+    path = find_config(path)
     chosen = {axis: value for axis, value in axes.items() if value is not None}
     with _environment({AXES[axis][0]: _axis_value(path, axis, value) for axis, value in chosen.items()}):
         cfg = Config.fromfile(path)
@@ -178,8 +199,8 @@ def _axis_value(path: Path, axis: str, value: str) -> str:
 
 
 def axis_values(path: Path, axis: str) -> list[str]:
-    """The values of an axis that lie beside a config; empty where the config has no ``_base_`` folder above it."""
-    for folder in path.resolve().parents:
+    """The values of an axis: those in the ``_base_`` folder above a config, or else the shipped ones."""
+    for folder in (*path.resolve().parents, Path(CONFIGS)):
         values = sorted(file.stem for file in (folder / '_base_' / FOLDERS[axis]).glob('*.py'))
         if values:
             return values
@@ -188,7 +209,7 @@ def axis_values(path: Path, axis: str) -> list[str]:
 
 def default_work_dir(path: str | Path, axes: dict[str, str | None]) -> str:
     """``work_dirs/`` and a folder named after the config and the axes chosen for it, so that runs do not mix."""
-    path = Path(path).resolve()
+    path = find_config(path).resolve()
     shown = {axis: value for axis, value in axes.items() if value is not None and axis != 'data_root'}
     if 'weights' in shown:
         shown['weights'] = weights_name(shown['weights'])
@@ -231,7 +252,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
         for dataset in _leaf_datasets(cfg[loader]['dataset']):
             root = Path(dataset.get('data_root') or '.')
             prefixes = dataset.get('data_prefix') or {}
-            wanted = [root, *(root / folder for folder in prefixes.values())]
+            wanted = [root, *(root / folder / dataset.get('split', '') for folder in prefixes.values())]
             if dataset.get('ann_file'):
                 wanted.append(root / dataset['ann_file'])
             for path in wanted:
