@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow lint docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test-slow: .venv/.ready  ## the checks that take minutes
 lint: .venv/.ready  ## what pre-commit runs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+docs: .venv/.ready  ## the documentation as a website in build/docs; any warning is an error
+	$(PY) -m mkdocs build --strict
 
 clean:  ## remove the environment and what runs have written
 	rm -rf .venv work_dirs
