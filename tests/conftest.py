@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 import vit22b_dense  # noqa: F401  (registers everything)
-from vit22b_dense.demo.waymo import write_waymo
+from vit22b_dense.demo.waymo import WaymoSet
 from vit22b_dense.waymo.prepare import Job, prepare
 from vit22b_dense.waymo.types import Settings
 
@@ -73,7 +73,7 @@ def make_kitti(root, sizes=((37, 124), (37, 122))):
 
 def make_prepared_waymo(root: Path) -> Path:
     """A toy street of one training and one validation segment, 84x56, as tools/prepare_waymo.py leaves it."""
-    write_waymo(root / 'source', 1, 1, (56, 84))
+    WaymoSet(root / 'source', 1, 1, (56, 84)).write()
     for split in ('training', 'validation'):
         prepare(Job(root / 'source', root, split, Settings((1,), (1, 2, 3, 4, 5), (1,))), lambda line: None)
     return root

@@ -69,7 +69,7 @@ def write(path, state):
 
 def read(path):
     source = open_weights(path)
-    return {name: source.read(name) for name in source.infos}
+    return {name: source.read(name) for name in source}
 
 
 def assert_same_bits(one, other):

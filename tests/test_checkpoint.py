@@ -130,8 +130,10 @@ def test_every_format_is_read_into_a_model_and_into_one_on_meta(tmp_path):
         assert not any(p.requires_grad for p in one.parameters())
         other.init_weights()  # with the position embedding resized
         assert other(torch.randn(1, 3, 56, 56))[0].shape == (1, 64, 4, 4)
-        load_into_meta(one, path, dtype=torch.float32)
-        assert all(p.dtype == torch.float32 for p in one.parameters())
+        with torch.device('meta'):
+            single = ViT22B(SIZES, img_size=28)
+        load_into_meta(single, path, dtype=torch.float32)
+        assert all(torch.equal(t, state[n].float()) for n, t in single.state_dict().items())
 
 
 def test_a_model_on_meta_costs_its_weights_once(tmp_path):
@@ -169,7 +171,9 @@ def test_what_stays_on_meta_is_named(tmp_path):
 
 def test_integers_do_not_become_weights():
     state = dict(weight=torch.zeros(3, 2, dtype=torch.int8), bias=torch.zeros(3))
-    with pytest.raises(CheckpointError, match=r'other type \(1\): weight model torch\.float32, file torch\.int8'):
+    with pytest.raises(
+        CheckpointError, match=r'other shape or type \(1\): weight model \(3, 2\) float32, file \(3, 2\) int8'
+    ):
         load_weights(nn.Linear(2, 3), state, 'w.pth')
 
 
@@ -178,5 +182,5 @@ def test_a_file_that_is_cut_while_it_is_open(tmp_path):
     save_file(dict(a=torch.zeros(100)), path)
     state = read_pretrained(path)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(CheckpointError, match=r'w\.safetensors: ends inside of a; copy it again'):
-        state['a']
+    with pytest.raises(CheckpointError, match=r'w\.safetensors: a cannot be read .*; copy it again'):
+        state.read('a')

@@ -30,7 +30,7 @@ def test_formats_keep_every_bit_of_a_whole_model(tmp_path, first, second, dtype)
     (tmp_path / 'b').mkdir()
     source = write(tmp_path / first, state)
     done = convert_checkpoint(source, tmp_path / 'b' / second, max_shard_bytes=2000)
-    assert (done.source_layout, done.target_layout, done.notes) == ('vit22b', 'vit22b', ())
+    assert (done.source_layout, done.target_layout, done.notes) == ('vit22b', 'vit22b', [])
     assert_same_bits(read(tmp_path / 'b' / second), state)
     assert_same_bits(read(source), state)
 
@@ -96,17 +96,16 @@ def test_dtype_and_its_overflow(tmp_path):
         assert not (tmp_path / target).exists()
     del state['steps']
     with pytest.raises(CheckpointError, match=r'norm\.weight.*float16'):
-        convert_checkpoint(write(tmp_path / 'big.pth', state), tmp_path / 'x', 'vit22b', 'separate', dtype=torch.half)
+        convert_checkpoint(write(tmp_path / 'big.pth', state), tmp_path / 'x', 'vit22b', 'parallel', dtype=torch.half)
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
-@pytest.mark.parametrize('path', [('parallel',), ('separate',), ('parallel', 'separate'), ('separate', 'parallel')])
 @pytest.mark.parametrize('kind', FORMATS)
-def test_round_trips_of_parallel_blocks(tmp_path, path, dtype, kind):
-    round_trip(tmp_path, vit22b_state(dtype), 'vit22b', path, kind)
+def test_round_trips_of_parallel_blocks(tmp_path, dtype, kind):
+    round_trip(tmp_path, vit22b_state(dtype), 'vit22b', ('parallel',), kind)
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
@@ -130,13 +129,13 @@ def round_trip(tmp_path, state, layout, path, kind):
     assert_same_bits(read(before), state)
 
 
-def separate_of(block: PlainBlock) -> dict:
-    """The written-out formula's weights, all heads of a kind together."""
+def timm_weights(block: PlainBlock) -> dict:
+    """The written-out formula's weights in timm's storage."""
+    heads = [w.reshape(D, D) for w in (block.wq, block.wk, block.wv)]
     return {
-        'norm.weight': block.g, 'q_proj.weight': block.wq.reshape(D, D), 'k_proj.weight': block.wk.reshape(D, D),
-        'v_proj.weight': block.wv.reshape(D, D), 'up_proj.weight': block.w1, 'up_proj.bias': block.b1,
-        'q_norm.weight': block.gq, 'k_norm.weight': block.gk, 'attn_proj.weight': block.wo.reshape(D, D),
-        'down_proj.weight': block.w2, 'down_proj.bias': block.b2,
+        'in_norm.weight': block.g, 'in_proj.weight': torch.cat([block.w1, *heads]), 'mlp_bias': block.b1,
+        'q_norm.weight': block.gq, 'k_norm.weight': block.gk, 'attn_out_proj.weight': block.wo.reshape(D, D),
+        'attn_out_proj.bias': block.b2 / 4, 'mlp_out_proj.weight': block.w2, 'mlp_out_proj.bias': block.b2 * 3 / 4,
     }  # fmt: skip
 
 
@@ -156,10 +155,10 @@ def stem_of(patch, pos):
     return random_like(shapes)
 
 
-def test_separate_weights_give_the_written_out_formula(tmp_path):
+def test_weights_of_each_head_go_where_the_written_out_formula_has_them(tmp_path):
     plain = PlainBlock(random_block())
-    weights = {f'blocks.0.{n}': t for n, t in separate_of(plain).items()}
-    block = converted_block(tmp_path, weights, stem_of('patch_embed', (1, 2, 2, D)), 'separate')
+    weights = {f'blocks.0.{n}': t for n, t in timm_weights(plain).items()}
+    block = converted_block(tmp_path, weights, stem_of('patch_embed.proj', (1, 4, D)), 'parallel')
     x = torch.randn(2, N, D)
     torch.testing.assert_close(block(x), plain(x), rtol=1e-5, atol=1e-5)
 
@@ -299,7 +298,7 @@ def test_a_flat_grid_that_is_not_square_is_named(tmp_path):
     state = internvit_state()
     state['embeddings.position_embedding'] = torch.randn(1, 7, 24)
     source = write(tmp_path / 'w.safetensors', state)
-    with pytest.raises(CheckpointError, match=r'position_embedding \(1, 7, 24\) holds 6 positions.*--grid'):
+    with pytest.raises(CheckpointError, match=r'position_embedding \(1, 7, 24\) float32 holds 6 positions.*--grid'):
         convert_checkpoint(source, tmp_path / 'out.pth')
     convert_checkpoint(source, tmp_path / 'out.pth', grid=(2, 3))
     assert read(tmp_path / 'out.pth')['pos_embed'].shape == (1, 2, 3, 24)
@@ -316,7 +315,7 @@ def test_converting_holds_a_few_tensors_at_a_time(tmp_path):
     write(tmp_path / 'a.safetensors', state)
     write(tmp_path / 'b.pth', state)
     for source, target in (('a.safetensors', 'c'), ('c', 'd.safetensors'), ('b.pth', 'e.safetensors')):
-        layout = 'vit22b' if source == 'c' else 'separate'
+        layout = 'vit22b' if source == 'c' else 'parallel'
         with PeakMemory() as memory:
             convert_checkpoint(tmp_path / source, tmp_path / target, target_layout=layout, max_shard_bytes=10**6)
         mapped = os.path.getsize(tmp_path / source) if source.endswith('.pth') else 0

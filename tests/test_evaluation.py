@@ -41,6 +41,17 @@ def test_panel_shows_image_label_and_prediction_in_class_colours():
     assert not (legend == [90, 140, 30]).all(-1).any()  # road does not occur
 
 
+def test_the_legend_has_the_order_of_the_classes_in_every_picture():
+    image, label = np.zeros((40, 200, 3), np.uint8), np.zeros((40, 200), np.uint8)
+    label[:, :1], label[:, 1:3] = 1, 2
+
+    def places(labels):
+        legend = segmentation_panel(image, None, labels, **META)[-30:]
+        return [int(np.argwhere((legend == colour).all(-1))[:, 1].min()) for colour in META['palette']]
+
+    assert places(label) == places(2 - label) == sorted(places(label))
+
+
 def test_a_long_legend_wraps():
     one = compose([('image', np.zeros((10, 200, 3), np.uint8))], [((1, 2, 3), 'name')])
     many = compose([('image', np.zeros((10, 200, 3), np.uint8))], [((1, 2, 3), 'name')] * 9)

@@ -46,7 +46,7 @@ CELLS = [
 
 def test_entries_are_mean_and_sample_deviation_and_mark_what_is_missing():
     header, good, bad = table_rows(CELLS, 'mIoU')
-    assert header == ['backbone', '1/16 (6 images)', '1 (92 images)']
+    assert header == ['backbone', '1/16 (6 images)', 'all (92 images)']
     std = statistics.stdev((28.0, 30.0, 29.5))
     assert good[1] == f'29.17 ± {std:.2f}'
     assert (3 - 1) * std**2 == pytest.approx(sum((x - 87.5 / 3) ** 2 for x in (28.0, 30.0, 29.5)))
@@ -105,6 +105,17 @@ def test_the_curve_goes_through_the_means_and_its_bars_are_the_deviations():
     for segment, values in zip(bars.get_segments(), ((28.0, 30.0, 29.5), (50.0, 50.5, 49.0)), strict=True):
         assert segment[1][1] - segment[0][1] == pytest.approx(2 * statistics.stdev(values))
     assert axes.get_legend_handles_labels()[1] == ['good', 'bad']
+
+
+def test_a_lone_point_has_no_line_in_the_legend_and_colours_stay(tmp_path):
+    axes = Figure().subplots()
+    none = [cell('first', fraction, 0, status='failed') for fraction in ('1/16', '1')]
+    plot_cells(axes, [*none, *(c for c in CELLS if c.backbone == 'good'), cell('lone', '1', 0, seg(9.0))])
+    (good, lone), labels = axes.get_legend_handles_labels()
+    assert labels == ['good', 'lone']
+    assert [handle[0].get_linestyle() for handle in (good, lone)] == ['-', 'None']
+    assert [handle[0].get_color() for handle in (good, lone)] == ['C1', 'C2']
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ['1/16\n6 images', 'all\n92 images']
 
 
 def test_published_curves_share_the_axes_only_on_their_own_data_set():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vit22b_dense.errors import UserError
-from vit22b_dense.evaluation.report import group_tables, render
+from vit22b_dense.evaluation.report import group_tables, loss_figures, render
 from vit22b_dense.evaluation.runs import find_runs, read_run
 from vit22b_dense.fewshot.report import section
 from vit22b_dense.fewshot.table import CellResult, to_csv
@@ -57,7 +57,7 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
-def page_of(folders, title):
+def page_of(folders, title=None):
     return render([section(folder) for folder in folders], title)
 
 
@@ -102,9 +102,9 @@ def test_few_shot_page_shows_the_scores_classes_and_pictures_of_its_folders(few_
     page = Page(text)
     assert ['tiny', '20.50 ± 0.71', '22.00 (1 of 2 seeds; failed)'] in page.tables[0]
     classes = next(table for table in page.tables if table[0][0] == 'class, IoU (%)')
-    assert classes == [['class, IoU (%)', '1/16', '1'], ['road', '70.5', '72.0'], ['<sky>', '0.0', '0.0']]
+    assert classes == [['class, IoU (%)', '1/16', 'all'], ['road', '70.5', '72.0'], ['<sky>', '0.0', '0.0']]
     assert ['ViT-22B (published)', '44.7', '47.2', '50.6', '52.5', '54.9'] in page.tables[2]
-    assert any('tiny, failed: 1 seed 1' in part for part in page.text)
+    assert any('tiny, failed: all seed 1' in part for part in page.text)
     assert 'A <title>' in page.text
     assert '<b>EncoderDecoder' not in text
     assert page.tables[-1] == [['package', 'version'], ['python', '3.11.7'], ['torch', '2.13.0']]
@@ -117,7 +117,7 @@ def test_few_shot_page_shows_the_scores_classes_and_pictures_of_its_folders(few_
         assert abs(int(np.asarray(image)[10, 10, 0]) - shade) <= 2
     # those of all the data are shown at once
     assert re.findall(r'<details( open)?><summary>(tiny, .*?)</summary>', text)[:2] == [
-        ('', 'tiny, 1/16, seed 0'), (' open', 'tiny, 1, seed 0'),
+        ('', 'tiny, 1/16, seed 0'), (' open', 'tiny, all, seed 0'),
     ]  # fmt: skip
     assert text == page_of([few_shot], 'A <title>')
 
@@ -133,6 +133,25 @@ def test_the_page_needs_no_other_file(few_shot):
 def test_bars_are_as_long_as_the_values(few_shot):
     shares = re.findall(r'--share:([\d.]+)%">([\d.]+)<', page_of([few_shot], 'title'))
     assert [(float(a), float(b)) for a, b in shares] == [(70.5, 70.5), (72.0, 72.0), (0, 0), (0, 0)]
+
+
+def test_a_page_is_called_after_what_was_run(few_shot, tmp_path):
+    make_run(tmp_path / 'runs/one', {'mIoU': 21.3})
+    page = page_of([few_shot, tmp_path / 'runs'])
+    assert '<title>Few-shot results: linear.py; Runs in runs</title>' in page
+    assert '<h2>Runs in runs</h2>' in page
+    alone = page_of([few_shot])
+    assert '<h1>Few-shot results: linear.py</h1>' in alone
+    assert '<h2>' not in alone
+
+
+def test_a_fraction_has_one_colour_and_place_in_all_figures_of_losses(tmp_path):
+    runs = {name: read_run(make_run(tmp_path / name, {'mIoU': 1.0})) for name in ('1/16', 'all')}
+    (both,) = loss_figures('', [*runs.items()], list(runs))
+    (one,) = loss_figures('', [('all', runs['all'])], list(runs))
+    colours = [re.findall(r'stroke: (#(?:1f77b4|ff7f0e))', figure) for figure in (both, one)]
+    assert [list(dict.fromkeys(found)) for found in colours] == [['#1f77b4', '#ff7f0e'], ['#ff7f0e']]
+    assert loss_figures('', [], list(runs)) == []
 
 
 def test_depth_is_told_by_distance():
@@ -211,7 +230,7 @@ def test_a_picture_that_is_gone_is_named(few_shot):
 
 def test_the_tool_writes_the_page(few_shot, run_tool, tmp_path):
     done = run_tool('tools/report.py', few_shot, '--out', tmp_path / 'deep/report.html')
-    assert (tmp_path / 'deep/report.html').read_text() == page_of([few_shot], 'fewshot')
+    assert (tmp_path / 'deep/report.html').read_text() == page_of([few_shot])
     assert 'report.html: ' in done.stdout
     bad = run_tool('tools/report.py', few_shot, '--out', few_shot / 'table.csv/report.html', check=False)
     assert bad.returncode == 1
@@ -224,7 +243,8 @@ def test_in_a_browser_nothing_is_wider_than_the_screen(few_shot, tmp_path, width
     measure = (
         "<script>addEventListener('load', () => { const all = [...document.images];"
         'document.body.dataset.found = [document.documentElement.scrollWidth, all.length,'
-        "all.filter(i => i.complete && i.naturalWidth).length].join(' ') })</script>"
+        'all.filter(i => i.complete && i.naturalWidth).length,'
+        "getComputedStyle(document.querySelector('.hint')).display].join(' ') })</script>"
     )
     text = page_of([few_shot], 'title').replace('loading="lazy"', '').replace('</body>', f'{measure}</body>')
     (tmp_path / 'page.html').write_text(text)
@@ -236,6 +256,8 @@ def test_in_a_browser_nothing_is_wider_than_the_screen(few_shot, tmp_path, width
     options += ['allow-file-access-from-files', 'window-size=1400,1000', f'user-data-dir={tmp_path / "profile"}']
     command = ['chromium', *(f'--{option}' for option in options), (tmp_path / 'frame.html').as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    scroll, images, shown = map(int, re.search(r'FOUND (\d+) (\d+) (\d+)', done.stdout).groups())
+    *numbers, hint = re.search(r'FOUND (\d+) (\d+) (\d+) (\w+)', done.stdout).groups()
+    scroll, images, shown = map(int, numbers)
     assert scroll <= width
     assert images == shown == 6
+    assert hint == ('block' if width < 600 else 'none'), 'pictures that go on beyond the screen say so'

@@ -51,7 +51,6 @@ def parse_args() -> argparse.Namespace:
         choices=[*LAYOUTS, SAME],
         help=f'default: vit22b or plain, as the source is; {SAME}: change the format only, whatever the names',
     )
-    parser.add_argument('--num-heads', type=int, metavar='H', help='where it cannot be told from the shapes')
     parser.add_argument(
         '--grid', type=parse_grid, metavar='HxW', help='of a flat position embedding that is not square'
     )
@@ -92,7 +91,6 @@ def convert(args: argparse.Namespace, source: str | Path, start: float) -> None:
         args.destination,
         source_layout=args.source_layout,
         target_layout=args.target_layout,
-        num_heads=args.num_heads,
         grid=args.grid,
         dtype=DTYPES.get(args.dtype),
         max_shard_bytes=args.max_shard_size or 5 * 10**9,

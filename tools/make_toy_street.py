@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from vit22b_dense.demo.ade import write_ade
+from vit22b_dense.demo.ade import AdeSet
 from vit22b_dense.errors import UserError, run_tool
 from vit22b_dense.progress import Progress
 
@@ -43,13 +43,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     start = time.time()
-    write, unit = write_ade, 'frames'
+    kind, unit = AdeSet, 'frames'
     if args.format == 'waymo':
-        from vit22b_dense.demo.waymo import write_waymo  # needs pyarrow
+        from vit22b_dense.demo.waymo import WaymoSet  # needs pyarrow
 
-        write, unit = write_waymo, 'segments'
+        kind, unit = WaymoSet, 'segments'
     try:
-        made = write(args.out, args.train, args.val, args.size, args.seed, args.workers, Progress(unit))
+        made = kind(args.out, args.train, args.val, args.size, args.seed).write(args.workers, Progress(unit))
     except OSError as error:
         raise UserError(f'cannot write the toy street to {args.out}: {error}') from error
     said = f'made {made} {unit} in {time.time() - start:.0f} s' if made else 'already complete'

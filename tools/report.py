@@ -22,11 +22,10 @@ def main() -> None:
     )
     parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='folder with runs')
     parser.add_argument('--out', type=Path, metavar='FILE', help='default: report.html in the first WORK_DIR')
-    parser.add_argument('--title', help="default: the work dirs' names")
+    parser.add_argument('--title', help='default: what was run')
     args = parser.parse_args()
     out = args.out or args.work_dirs[0] / 'report.html'
-    title = args.title or ', '.join(path.resolve().name for path in args.work_dirs)
-    page = render([section(work_dir) for work_dir in args.work_dirs], title)
+    page = render([section(work_dir) for work_dir in args.work_dirs], args.title)
     try:
         write_atomically(out, page)
     except OSError as error:

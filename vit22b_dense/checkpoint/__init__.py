@@ -1,6 +1,6 @@
 """Weights on disk: reading and loading them safely, writing them whole, converting between formats and layouts."""
 
-from .convert import SAME, Conversion, convert_checkpoint
+from .convert import SAME, convert_checkpoint
 from .errors import CheckpointError
 from .fitting import check_fit, fitting_part, load_into_meta, load_weights
 from .layouts import LAYOUTS
@@ -9,20 +9,7 @@ from .reference import Reference
 from .writing import write_weights
 
 __all__ = [
-    'LAYOUTS',
-    'SAME',
-    'CheckpointError',
-    'Conversion',
-    'LazyWeights',
-    'Reference',
-    'check_fit',
-    'convert_checkpoint',
-    'fitting_part',
-    'load_into_meta',
-    'load_weights',
-    'open_weights',
-    'read_checkpoint',
-    'read_pretrained',
-    'state_dict_of',
-    'write_weights',
-]
+    'LAYOUTS', 'SAME', 'CheckpointError', 'LazyWeights', 'Reference', 'check_fit', 'convert_checkpoint',
+    'fitting_part', 'load_into_meta', 'load_weights', 'open_weights', 'read_checkpoint', 'read_pretrained',
+    'state_dict_of', 'write_weights',
+]  # fmt: skip

@@ -1,9 +1,8 @@
 """The error of weight files, and how its messages list tensors."""
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
-import torch
+from torch import Tensor
 
 from ..errors import UserError
 
@@ -12,16 +11,20 @@ class CheckpointError(UserError):
     """A weight file that cannot be read or written, is not safe to read, or does not fit."""
 
 
-class HasDtype(Protocol):
-    """A tensor, or what describes one."""
+def describe(name: str, tensor: Tensor) -> str:
+    """``name (3, 4) bfloat16``."""
+    return f'{name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix("torch.")}'
 
-    dtype: torch.dtype
+
+def shorten(items: Mapping[str, Tensor] | Iterable[str], most: int = 8) -> str:
+    """The first of some names or tensors, and how many more there are."""
+    texts = [describe(*item) for item in items.items()] if isinstance(items, Mapping) else list(items)
+    return ', '.join(texts[:most]) + (f', … and {len(texts) - most} more' if len(texts) > most else '')
 
 
-def describe(name: str, shape: Iterable[int], dtype: torch.dtype | None = None) -> str:
-    """``name (3, 4)`` or ``name (3, 4) bfloat16``."""
-    text = f'{name} {tuple(shape)}'
-    return f'{text} {str(dtype).removeprefix("torch.")}' if dtype else text
+def itemise(problems: Mapping[str, Mapping[str, Tensor] | list[str]]) -> list[str]:
+    """Of each kind of problem that there is: the kind, how many, and the first of them."""
+    return [f'{kind} ({len(items)}): {shorten(items)}' for kind, items in problems.items() if items]
 
 
 def human(nbytes: int) -> str:
@@ -30,19 +33,3 @@ def human(nbytes: int) -> str:
         if nbytes >= size:
             return f'{nbytes / size:.2f} {unit}'
     return f'{nbytes} bytes'
-
-
-def listing(tensors: dict) -> str:
-    """The first names and shapes of what has shapes: tensors or their descriptions."""
-    return shorten([describe(name, tensor.shape) for name, tensor in tensors.items()])
-
-
-def shorten(items: list[str], most: int = 8) -> str:
-    """The first of a list, and how many more there are."""
-    rest = f', … and {len(items) - most} more' if len(items) > most else ''
-    return ', '.join(items[:most]) + rest
-
-
-def is_weight(tensor: HasDtype) -> bool:
-    """Whether a tensor or its description holds floating-point numbers."""
-    return tensor.dtype.is_floating_point

@@ -7,9 +7,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .errors import CheckpointError, is_weight, listing, shorten
+from .errors import CheckpointError, describe, itemise, shorten
 from .reading import LazyWeights, read_pretrained
-from .tensor_files import TensorInfo
 
 
 def check_fit(
@@ -18,35 +17,49 @@ def check_fit(
     """Refuse weights that do not fit a model name by name, shape by shape, and as floating point or not.
 
     Args:
-        model: where they go.
-        state: name to tensor.
-        source: the file's name for messages.
+        model: where they go. state: name to tensor. source: the file's name for messages.
         only: the names of the model that the weights are for; None for all.
 
     Raises:
         CheckpointError: lists what only the model has, what only the file has, and both sides of the rest.
     """
-    own, infos = _own(model, only), infos_of(state)
-    both = sorted(own.keys() & infos.keys())
-    missing = sorted(own.keys() - infos.keys())
-    unexpected = sorted(infos.keys() - own.keys())
-    shapes = [n for n in both if own[n].shape != infos[n].shape]
-    types = [n for n in both if is_weight(own[n]) != is_weight(infos[n])]
-    if not (missing or unexpected or shapes or types):
-        return
-    lines = [f'{source} does not fit {type(model).__name__}, nothing was loaded']
-    if missing:
-        lines.append(f'  only in the model ({len(missing)}): {listing({n: own[n] for n in missing})}')
-    if unexpected:
-        lines.append(f'  only in the file ({len(unexpected)}): {listing({n: infos[n] for n in unexpected})}')
-    if shapes:
-        sides = [f'{n} model {tuple(own[n].shape)}, file {tuple(infos[n].shape)}' for n in shapes]
-        lines.append(f'  other shape ({len(shapes)}): {shorten(sides)}')
-    if types:
-        sides = [f'{n} model {own[n].dtype}, file {infos[n].dtype}' for n in types]
-        lines.append(f'  other type ({len(types)}): {shorten(sides)}')
-    lines.append('  Use the config that the weights were trained with, or set allow_partial=True to load what fits.')
-    raise CheckpointError('\n'.join(lines))
+    own = {name: tensor for name, tensor in model.state_dict().items() if only is None or name in only}
+    both = sorted(own.keys() & state.keys())
+    problems = {
+        'only in the model': {name: own[name] for name in sorted(own.keys() - state.keys())},
+        'only in the file': {name: state[name] for name in sorted(state.keys() - own.keys())},
+        'other shape or type': [
+            f'{describe(f"{n} model", own[n])}, {describe("file", state[n])}'
+            for n in both
+            if not _fits(state[n], own[n])
+        ],
+    }
+    if lines := itemise(problems):
+        advice = 'Use the config that the weights were trained with, or set allow_partial=True to load what fits.'
+        head = f'{source} does not fit {type(model).__name__}, nothing was loaded'
+        raise CheckpointError('\n  '.join([head, *lines, advice]))
+
+
+def _fits(tensor: Tensor, own: Tensor) -> bool:
+    return tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point()
+
+
+def fitting_part(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> Mapping[str, Tensor]:
+    """The weights that fit a model by name and shape; the others are counted in the log.
+
+    Raises:
+        CheckpointError: nothing fits.
+    """
+    own, name = model.state_dict(), type(model).__name__
+    part = {n: tensor for n, tensor in state.items() if n in own and _fits(tensor, own[n])}
+    if not part:
+        raise CheckpointError(f'{source}: none of its {len(state)} tensors fits {name}; it has {shorten(state)}')
+    print_log(
+        f'{source}: loading {len(part)} of its {len(state)} tensors; {len(own) - len(part)} of the '
+        f"model's {len(own)} keep their values",
+        logger='current',
+    )
+    return LazyWeights(state.path, part, state.read) if isinstance(state, LazyWeights) else part
 
 
 def load_weights(
@@ -62,11 +75,8 @@ def load_weights(
     are copied. With `LazyWeights` no more than one tensor is in memory beside the model.
 
     Args:
-        model: where to.
-        state: name to tensor.
-        source: the file's name for messages.
+        model, state, source, only: as for `check_fit`; what ``only`` does not name is left alone.
         allow_partial: load what fits by name and shape, and say how much that was.
-        only: the names of the model that the weights are for; the others are left alone. None for all.
 
     Returns:
         The names that were loaded.
@@ -75,23 +85,17 @@ def load_weights(
         CheckpointError: the weights do not fit; or with ``allow_partial`` nothing at all does.
     """
     if allow_partial:
-        names = fitting_names(model, state, source)
+        state = fitting_part(model, state, source)
     else:
         check_fit(model, state, source, only)
-        names = list(state)
-    own = _own(model, only)
-    if left := sorted(n for n in own.keys() - set(names) if own[n].is_meta):
+    on_meta = {name for name, tensor in model.state_dict().items() if tensor.is_meta}
+    if left := sorted(n for n in on_meta - state.keys() if only is None or n in only):
         raise CheckpointError(f'{source}: has no value for {shorten(left)}, which have none on the meta device either')
-    for name in names:
-        if own[name].is_meta:
-            _assign(model, name, state[name])
-        else:
-            own[name].copy_(state[name])
-    return names
-
-
-def _own(model: nn.Module, only: Collection[str] | None) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in model.state_dict().items() if only is None or name in only}
+    for name in state:
+        tensor = state.read(name) if isinstance(state, LazyWeights) else state[name]
+        owner, _, leaf = name.rpartition('.')
+        model.get_submodule(owner).load_state_dict({leaf: tensor}, strict=False, assign=name in on_meta)
+    return list(state)
 
 
 def load_into_meta(
@@ -109,50 +113,6 @@ def load_into_meta(
         ValueError: a tensor that is no part of a checkpoint (a non-persistent buffer) is on the meta device too.
     """
     state = read_pretrained(path, prefix)
-    check_fit(model, state, path)
-    for name in state:
-        tensor = state[name]
-        _assign(model, name, tensor.to(dtype) if dtype and is_weight(tensor) else tensor)
-    left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    if left:
+    load_weights(model, state.cast(dtype) if dtype else state, path)
+    if left := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]:
         raise ValueError(f'still on the meta device, since no checkpoint holds them: {shorten(left)}')
-
-
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, leaf = name.rpartition('.')
-    module = model.get_submodule(owner)
-    if leaf in module._parameters:
-        tensor = nn.Parameter(tensor, requires_grad=module._parameters[leaf].requires_grad)
-    setattr(module, leaf, tensor)
-
-
-def infos_of(state: Mapping[str, Tensor]) -> Mapping[str, Tensor | TensorInfo]:
-    """Names with shapes and dtypes, without reading a tensor where that can be avoided."""
-    return state.infos if isinstance(state, LazyWeights) else state
-
-
-def fitting_part(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """The weights that fit a model by name and shape; the others are counted in the log.
-
-    Raises:
-        CheckpointError: nothing fits.
-    """
-    return {name: state[name] for name in fitting_names(model, state, source)}
-
-
-def fitting_names(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> list[str]:
-    """The names of `fitting_part`."""
-    own, infos = model.state_dict(), infos_of(state)
-    fitting = [
-        n for n, t in infos.items() if n in own and own[n].shape == t.shape and is_weight(own[n]) == is_weight(t)
-    ]
-    if not fitting:
-        raise CheckpointError(
-            f'{source}: none of its {len(infos)} tensors fits {type(model).__name__}; it has {listing(infos)}'
-        )
-    print_log(
-        f'{source}: loading {len(fitting)} of its {len(infos)} tensors; {len(own) - len(fitting)} of the '
-        f"model's {len(own)} keep their values",
-        logger='current',
-    )
-    return fitting

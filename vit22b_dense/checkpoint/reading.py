@@ -1,48 +1,169 @@
-"""Reading weights of every format: safe to open, complete or refused, with errors that name the file."""
+"""Reading weights of every format: safe to open, complete or refused, each tensor when it is asked for."""
 
+import json
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import get_torch_safe_globals
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import CheckpointError, describe, listing
-from .tensor_files import TensorFile, TensorFolder, TensorInfo, is_sharded
+from .errors import CheckpointError, describe, shorten
 
+INDEX = '.safetensors.index.json'
+DTYPES = {  # the names of the safetensors format
+    'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16,
+    'F8_E4M3': torch.float8_e4m3fn, 'F8_E5M2': torch.float8_e5m2, 'I64': torch.int64, 'I32': torch.int32,
+    'I16': torch.int16, 'I8': torch.int8, 'U8': torch.uint8, 'U16': torch.uint16, 'U32': torch.uint32,
+    'U64': torch.uint64, 'BOOL': torch.bool, 'C64': torch.complex64,
+}  # fmt: skip
+# What has been read of a mapped file stays resident, so the map is replaced by a new one after this many bytes.
 REMAP_BYTES = 32 * 2**20
 
 
-def read_checkpoint(path: str | Path, map_location: str | torch.device | None = 'cpu') -> dict:
-    """Read weights and, from a ``.pth`` written by PyTorch or mmengine, what lies beside; no code is run from it.
+class LazyWeights(dict[str, Tensor]):
+    """A state dict on the meta device, whose tensors can be read one by one.
+
+    Args:
+        path: where they are stored, for messages.
+        infos: name to shape and dtype, as tensors on the meta device.
+        read: from a name to its tensor, in memory of its own.
+        meta: mmengine's ``meta`` entry of a ``.pth``.
+    """
+
+    def __init__(
+        self, path: Path, infos: Mapping[str, Tensor], read: Callable[[str], Tensor], meta: dict | None = None
+    ) -> None:
+        super().__init__(infos)
+        self.path, self.meta, self._read = path, meta or {}, read
+
+    def read(self, name: str) -> Tensor:
+        """The tensor of a name, from the file unless another one has been set."""
+        tensor = self._read(name) if self[name].is_meta else self[name]
+        if (tensor.shape, tensor.dtype) != (self[name].shape, self[name].dtype):
+            raise CheckpointError(f'{self.path}: {name} has changed since the file was opened')
+        return tensor
+
+    def under(self, prefix: str) -> 'LazyWeights':
+        """The weights whose names begin with a prefix, without it; a `CheckpointError` where there are none."""
+        prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
+        infos = {name.removeprefix(prefix): info for name, info in self.items() if name.startswith(prefix)}
+        if not infos:
+            raise CheckpointError(f'{self.path}: no tensor begins with {prefix!r}; it has {shorten(self)}')
+        return LazyWeights(self.path, infos, lambda name: self.read(prefix + name), self.meta)
+
+    def cast(self, dtype: torch.dtype) -> 'LazyWeights':
+        """The weights in another floating-point type; reading one too large for float16 is a `CheckpointError`."""
+
+        def convert(name: str, tensor: Tensor) -> Tensor:
+            cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            if cast.dtype == torch.float16 and not cast.is_meta and not cast.isfinite().equal(tensor.isfinite()):
+                raise CheckpointError(f'{self.path}: {name} holds values too large for float16; choose bfloat16')
+            return cast
+
+        infos = {name: convert(name, info) for name, info in self.items()}
+        return LazyWeights(self.path, infos, lambda name: convert(name, self.read(name)), self.meta)
+
+
+def weight_files(path: str | Path) -> list[Path]:
+    """The files of stored weights: a single one, or an index and its shards.
 
     Args:
         path: ``.safetensors``, a folder or index of its shards, or a ``.pth``.
-        map_location: where the tensors go, as for ``torch.load``.
-
-    Returns:
-        What a ``.pth`` holds; ``{'state_dict': …}`` for safetensors.
 
     Raises:
-        CheckpointError: no such file, truncated, of another kind, or a pickle that needs code execution.
+        CheckpointError: a file is missing, or which ones to take is not clear.
     """
     path = Path(path).expanduser()
-    if is_sharded(path) or path.suffix == '.safetensors':
-        stored = open_weights(path)
-        return {'state_dict': {name: stored.read(name).to(map_location or 'cpu') for name in stored.infos}}
+    if path.is_dir():
+        found = sorted(path.glob(f'*{INDEX}')) or sorted(path.glob('*.safetensors'))
+        found = [file for file in found if file.name.startswith('model.safetensors')] or found  # as transformers does
+        if len(found) != 1:
+            what = (
+                f'several files and no index of all: {shorten(f.name for f in found)}' if found else 'no .safetensors'
+            )
+            raise CheckpointError(f'{path}: holds {what}; give one file or index, or fetch the index')
+        path = found[0]
     if not path.is_file():
         raise CheckpointError(f'{path}: no such checkpoint file')
+    if not path.name.endswith(INDEX):
+        return [path]
+    shards = sorted({path.parent / shard for shard in _weight_map(path).values()})
+    if outside := [str(file) for file in shards if file.parent != path.parent]:
+        raise CheckpointError(f'{path}: names shards outside of its folder: {shorten(outside)}')
+    if absent := [file.name for file in shards if not file.is_file()]:
+        raise CheckpointError(f'{path}: {len(absent)} of its {len(shards)} shards are missing: {shorten(absent)}')
+    return [path, *shards]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return {name: str(Path(shard)) for name, shard in json.loads(index.read_text())['weight_map'].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f'{index}: not an index of shards ({error!r}); copy it again') from error
+
+
+def open_weights(path: str | Path) -> LazyWeights:
+    """Open weights of any format without loading them; ``path`` as for `weight_files`.
+
+    Raises:
+        CheckpointError: missing, truncated, of another kind, a pickle that needs code execution, or shards and
+            index that do not belong together.
+    """
+    first, *shards = weight_files(path)
+    if not shards:
+        return _open_file(first) if first.suffix == '.safetensors' else _open_pickle(first)
+    named, files = _weight_map(first), {shard.name: _open_file(shard) for shard in shards}
+    held = {name: shard for shard, file in files.items() for name in file}
+    if apart := sorted(f'{name} in {shard}' for name, shard in named.items() ^ held.items()):
+        raise CheckpointError(f'{first}: index and shards disagree about {shorten(apart)}; fetch all of them again')
+    infos = {name: file[name] for file in files.values() for name in file}
+    return LazyWeights(first.parent, infos, lambda name: files[held[name]].read(name))
+
+
+def read_pretrained(path: str | Path, prefix: str | None = None) -> LazyWeights:
+    """The weights of a backbone from a checkpoint that holds it alone or inside a whole model.
+
+    Args:
+        path: as for `weight_files`.
+        prefix: keep what begins with it, without it. None: ``backbone.`` where the file has such names.
+
+    Raises:
+        CheckpointError: no tensor begins with ``prefix``; or see `open_weights`.
+    """
+    weights = open_weights(path)
+    if prefix is None:
+        prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
+    return weights.under(prefix)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read weights and, from a ``.pth`` written by PyTorch or mmengine, what lies beside; no code is run from it.
+
+    Args:
+        path: as for `weight_files`.
+
+    Returns:
+        What a ``.pth`` holds, its tensors memory-mapped; ``{'state_dict': …}`` for safetensors.
+
+    Raises:
+        CheckpointError: see `open_weights`.
+    """
+    path = weight_files(path)[0]
+    if path.name.endswith(('.safetensors', INDEX)):
+        weights = open_weights(path)
+        return {'state_dict': {name: weights.read(name) for name in weights}}
     allowed = [item for item in get_torch_safe_globals() if item is not getattr]
     # mmengine's log buffers pickle their methods through getattr; plain getattr would open every door.
     allowed.append((_history_method, 'builtins.getattr'))
-    # Memory-mapped, a file is never in memory twice. Only PyTorch's zip format on the CPU can be.
-    mmap = zipfile.is_zipfile(path) and torch.device(map_location or 'cpu').type == 'cpu'
     try:
         with torch.serialization.safe_globals(allowed):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+            # Only PyTorch's zip format can be mapped; older files are loaded whole.
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
@@ -62,154 +183,48 @@ def _history_method(owner: type, name: str) -> object:
     return getattr(HistoryBuffer, name)
 
 
-# Every checkpoint that mmengine opens from a local path (test, load_from, resume) goes through this reader too:
-# its own falls back to running the pickle.
-def load_from_local(filename: str, map_location: str | torch.device | None) -> dict:
-    """mmengine's local loader, replaced by `read_checkpoint`."""
-    return read_checkpoint(filename, map_location)
-
-
 def state_dict_of(checkpoint: Mapping) -> dict[str, Tensor]:
     """The tensors of a checkpoint, whether they lie under ``state_dict``, ``model`` or at the top."""
-    for key in ('state_dict', 'model'):
-        if isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-            break
-    return {name.removeprefix('module.'): value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    inner = next(
+        (checkpoint[k] for k in ('state_dict', 'model') if isinstance(checkpoint.get(k), Mapping)), checkpoint
+    )
+    return {name.removeprefix('module.'): value for name, value in inner.items() if isinstance(value, Tensor)}
 
 
-class PickledFile:
-    """A ``.pth``, memory-mapped: the same view of it as `TensorFile` gives of safetensors.
+def _open_pickle(path: Path) -> LazyWeights:
+    checkpoint = read_checkpoint(path)
+    state, seen = state_dict_of(checkpoint), 0
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise CheckpointError(f'{path}: {describe(name, tensor)} is not a dense tensor')
+    infos = {name: torch.empty(t.shape, dtype=t.dtype, device='meta') for name, t in state.items()}
 
-    What has been read of a mapped file stays resident, so the mapping is made anew every `REMAP_BYTES`. Files older
-    than PyTorch's zip format cannot be mapped and are loaded whole.
+    def read(name: str) -> Tensor:
+        nonlocal state, seen
+        seen += infos[name].nbytes
+        if seen > REMAP_BYTES and zipfile.is_zipfile(path):
+            state, seen = state_dict_of(read_checkpoint(path)), infos[name].nbytes
+        return state[name].detach().clone(memory_format=torch.contiguous_format)
 
-    Attributes:
-        path: the file. infos: name to `TensorInfo`. meta: mmengine's ``meta`` entry, or empty.
-
-    Raises:
-        CheckpointError: see `read_checkpoint`; a tensor that is not dense.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        checkpoint = read_checkpoint(self.path)
-        self.meta = checkpoint['meta'] if isinstance(checkpoint.get('meta'), dict) else {}
-        self._state = state_dict_of(checkpoint)
-        self._mapped = zipfile.is_zipfile(self.path)
-        self._seen = 0
-        self.infos = {}
-        for name, tensor in self._state.items():
-            if tensor.layout is not torch.strided or tensor.is_quantized:
-                raise CheckpointError(f'{path}: {describe(name, tensor.shape)} is not a dense tensor')
-            self.infos[name] = TensorInfo(tuple(tensor.shape), tensor.dtype)
-
-    def read(self, name: str) -> Tensor:
-        """One tensor, in memory of its own."""
-        self._seen += self.infos[name].nbytes
-        if self._mapped and self._seen > REMAP_BYTES:
-            self._state = state_dict_of(read_checkpoint(self.path))
-            self._seen = self.infos[name].nbytes
-        return self._state[name].detach().clone(memory_format=torch.contiguous_format)
-
-    def mapped(self, name: str) -> Tensor:
-        """One tensor as it lies in the mapped file: no memory of its own until it is changed."""
-        return self._state[name].detach()
+    meta = checkpoint.get('meta')
+    return LazyWeights(path, infos, read, meta if isinstance(meta, dict) else None)
 
 
-WeightSource = TensorFile | TensorFolder | PickledFile
+def _open_file(path: Path) -> LazyWeights:
+    try:
+        # Not memory-mapped: a file that is overwritten later could then change or crash the process.
+        file = safe_open(path, framework='pt', backend='pread')
+        slices = {name: file.get_slice(name) for name in file.offset_keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f'{path}: not a complete safetensors file ({error}); copy it again') from error
+    if unknown := {name: s.get_dtype() for name, s in slices.items() if s.get_dtype() not in DTYPES}:
+        raise CheckpointError(f'{path}: tensors of types that are not known here: {unknown}')
 
+    def read(name: str) -> Tensor:
+        try:
+            return file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f'{path}: {name} cannot be read ({error}); copy it again') from error
 
-def open_weights(path: str | Path) -> WeightSource:
-    """Open weights of any format without loading them.
-
-    Args:
-        path: ``.safetensors``, a folder or index of its shards, or a ``.pth``.
-
-    Returns:
-        An object with ``path``, ``infos`` (name to shape and dtype) and ``read(name)``.
-
-    Raises:
-        CheckpointError: missing, truncated, of another kind, a pickle that needs code execution, or shards and
-            index that do not belong together.
-    """
-    path = Path(path).expanduser()
-    if is_sharded(path):
-        return TensorFolder(path)
-    if path.suffix == '.safetensors' or not path.is_file():
-        return TensorFile(path)
-    return PickledFile(path)
-
-
-class LazyWeights(MutableMapping):
-    """Weights by name that are read when they are asked for; what is set replaces what is stored.
-
-    Args:
-        source: where they lie.
-        names: the name here to the name there.
-
-    Attributes:
-        infos: name to what has ``shape`` and ``dtype``.
-    """
-
-    def __init__(self, source: WeightSource, names: Mapping[str, str]) -> None:
-        self._source = source
-        self._names = dict(names)
-        self._set = {}
-        self.infos = {name: source.infos[stored] for name, stored in self._names.items()}
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name in self._set:
-            return self._set[name]
-        return self._source.read(self._names[name])
-
-    def __setitem__(self, name: str, tensor: Tensor) -> None:
-        self._set[name] = self.infos[name] = tensor
-
-    def __delitem__(self, name: str) -> None:
-        del self.infos[name]
-        self._set.pop(name, None)
-        self._names.pop(name, None)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.infos)
-
-    def __len__(self) -> int:
-        return len(self.infos)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.infos
-
-
-def read_pretrained(path: str | Path, prefix: str | None = None) -> LazyWeights:
-    """The weights of a backbone from a checkpoint that holds it alone or inside a whole model.
-
-    Args:
-        path: ``.safetensors``, a folder or index of its shards, or a ``.pth``.
-        prefix: keep what begins with it, without it. None: ``backbone.`` where the file has such names.
-
-    Returns:
-        Name to tensor; a tensor is read when it is asked for.
-
-    Raises:
-        CheckpointError: no tensor begins with ``prefix``; or see `open_weights`.
-    """
-    stored = open_weights(path)
-    if prefix is None:
-        prefix = 'backbone.' if any(name.startswith('backbone.') for name in stored.infos) else ''
-    if prefix and not prefix.endswith('.'):
-        prefix += '.'
-    kept = {name.removeprefix(prefix): name for name in stored.infos if name.startswith(prefix)}
-    if not kept:
-        raise CheckpointError(f'{path}: no tensor begins with {prefix!r}; it has {listing(stored.infos)}')
-    return LazyWeights(stored, kept)
-
-
-def weight_files(path: Path) -> list[Path]:
-    """temporary"""
-    path = Path(path)
-    if path.is_dir():
-        return sorted(path.glob('*.safetensors*'))
-    if not path.is_file():
-        raise CheckpointError(f'{path}: no such checkpoint file')
-    return [path]
+    infos = {n: torch.empty(s.get_shape(), dtype=DTYPES[s.get_dtype()], device='meta') for n, s in slices.items()}
+    return LazyWeights(path, infos, read)

@@ -41,9 +41,13 @@ class Reference:
         if source['kind'] == 'hub':
             return cls('hub', source['name'], revision=source['revision'])
         path = Path(source['path']).expanduser().resolve()
-        files = weight_files(path)
-        stamps = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        return cls('file', str(path), sum(size for _, size, _ in stamps), _digest(stamps, path.is_dir()))
+        stats = {file: file.stat() for file in weight_files(path)}
+        hashes = {file.name: _sha256(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
+        digest = hashes.get(path.name)
+        if digest is None or len(hashes) > 1:
+            lines = ''.join(f'{name} {sha256}\n' for name, sha256 in sorted(hashes.items()))
+            digest = hashlib.sha256(lines.encode()).hexdigest()
+        return cls('file', str(path), sum(stat.st_size for stat in stats.values()), digest)
 
     def to_dict(self) -> dict:
         """As a checkpoint holds it: plain values."""
@@ -58,9 +62,7 @@ class Reference:
 
     def same_weights(self, other: 'Reference') -> bool:
         """Whether both are the same weights, wherever they lie."""
-        if self.kind == other.kind == 'file':
-            return self.sha256 == other.sha256
-        return self == other
+        return self.sha256 == other.sha256 if self.kind == other.kind == 'file' else self == other
 
     def found(self) -> bool:
         """Whether a file is still in its place, unchanged."""
@@ -70,15 +72,8 @@ class Reference:
             return False
 
 
-@lru_cache(64)
-def _digest(stamps: tuple[tuple[Path, int, int], ...], folder: bool) -> str:
-    """The hash of some files; those that have not changed since are not read again."""
-    hashes = {}
-    for file, _, _ in stamps:
-        with open(file, 'rb') as opened:
-            hashes[file.name] = hashlib.file_digest(opened, 'sha256').hexdigest()
-    if not folder and len(hashes) == 1:
-        return next(iter(hashes.values()))
-    return hashlib.sha256(
-        ''.join(f'{name} {digest}\n' for name, digest in sorted(hashes.items())).encode()
-    ).hexdigest()
+@lru_cache(1024)
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """Size and time of the last change are there so that a file is hashed again only after it has changed."""
+    with open(file, 'rb') as opened:
+        return hashlib.file_digest(opened, 'sha256').hexdigest()

@@ -62,12 +62,8 @@ class Part(NamedTuple):
 
 def rotation(axis: int, angle: float) -> np.ndarray:
     """The matrix (3, 3) that turns by `angle` radians about x (0), y (1) or z (2)."""
-    result = np.eye(3)
-    a, b = (axis + 1) % 3, (axis + 2) % 3
-    result[a, a] = result[b, b] = np.cos(angle)
-    result[b, a] = np.sin(angle)
-    result[a, b] = -result[b, a]
-    return result
+    c, s = np.cos(angle), np.sin(angle)
+    return np.roll([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]], (axis, axis), (0, 1))
 
 
 def place(parts: Iterable[Part], x: float, y: float, z: float, yaw: float, instance: int) -> list[Part]:
@@ -189,7 +185,7 @@ def person(rng: np.random.Generator, fine: bool) -> list[Part]:
     if extra < 0.25:  # a coat or a skirt
         parts.append(top.rod((0, 0, 0.66), (0, 0, 0.33), 0.105 * stout))
     elif extra < 0.45:
-        bag = Part(Label.PERSON, Material.CLOTH, pick(rng, 'top'))
+        bag = legs._replace(colour=pick(rng, 'top'))
         parts.append(bag.box((-0.15, -0.07, 0.58), (-0.04, 0.07, 0.80)))
     return [part._replace(centre=part.centre * tall, axes=part.axes * tall) for part in parts]
 
@@ -270,9 +266,3 @@ def lamp_post(rng: np.random.Generator, side: int) -> list[Part]:
         metal.rod((0, 0, tall - 0.05), (0, -side * 1.3, tall + 0.1), 0.04),
         metal.ball((0, -side * 1.4, tall + 0.08), (0.14, 0.32, 0.08)),
     ]
-
-
-def litter_bin(rng: np.random.Generator) -> list[Part]:
-    """A litter bin."""
-    look = Part(Label.OTHER, Material.PLAIN, pick(rng, 'bin'))
-    return [look.rod((0, 0, 0), (0, 0, rng.uniform(0.8, 1.1)), rng.uniform(0.2, 0.3))]

@@ -36,10 +36,7 @@ def _noise_volume() -> np.ndarray:
 
 
 def noise(points: np.ndarray, cell: float) -> np.ndarray:
-    """Smooth noise that is a fixed function of points (N, 3): (N,) float32, evenly spread over 0 .. 1.
-
-    It is smooth over about two cells and repeats after 64; `cell` is in the points' unit, metres.
-    """
+    """Noise at points (N, 3): (N,) float32, evenly spread over 0 .. 1, smooth over two cells, repeated after 64."""
     x, y, z = (np.floor(points * (1.0 / cell)).astype(np.int64) & 63).T
     return _noise_volume()[x, y, z]
 
@@ -223,8 +220,4 @@ def _morton_order(origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     low = features.min(axis=0, initial=np.inf)
     cell = max((features.max(axis=0, initial=-np.inf) - low).max() / 255.0, 1e-9)
     grid = ((features - low) / cell).astype(np.uint8)
-    key = np.zeros(len(grid), np.int64)
-    for dimension, column in enumerate(grid.T):
-        if column.any():
-            key |= _SPREAD[column] << dimension
-    return np.argsort(key, kind='stable')
+    return np.argsort(np.bitwise_or.reduce(_SPREAD[grid] << np.arange(6), axis=1), kind='stable')

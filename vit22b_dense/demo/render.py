@@ -56,9 +56,7 @@ class Picture(NamedTuple):
 
 def rigid(turn: np.ndarray, place: np.ndarray) -> np.ndarray:
     """The transform (4, 4) that turns (3, 3) and then moves (3,)."""
-    result = np.eye(4)
-    result[:3, :3], result[:3, 3] = turn, place
-    return result
+    return np.vstack([np.column_stack([turn, place]), [0.0, 0.0, 0.0, 1.0]])
 
 
 def sample_view(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
@@ -111,16 +109,9 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 
 
 def shade(street: Street, light: Light, directions: np.ndarray, hits: Hits, pixel: float) -> np.ndarray:
-    """Linear colours that reach the eye.
+    """Linear colours that reach the eye, (N, 3) float64, 0 .. about 1.5.
 
-    Args:
-        street, light: the scene.
-        directions: (N, 3) unit directions of the rays.
-        hits: what they hit, from `Street.cast`.
-        pixel: angle in radians that a ray stands for.
-
-    Returns:
-        (N, 3) float64, 0 .. about 1.5.
+    The rays have unit directions (N, 3), and `hits` are what they hit; each stands for an angle of `pixel` radians.
     """
     colour = np.empty(directions.shape)
     missed, seen = (np.flatnonzero(at) for at in (hits.primitive < 0, hits.primitive >= 0))
@@ -173,8 +164,7 @@ def _sky_colour(light: Light, directions: np.ndarray) -> np.ndarray:
     up = np.clip(directions[:, 2], 0.0, 1.0)
     colour = light.horizon + (light.zenith - light.horizon) * (up**0.45)[:, None]
     # Clouds on a plane overhead: three octaves of the same noise.
-    plane = directions / np.maximum(directions[:, 2:], 0.04)
-    plane = plane * (1.0, 1.0, 0.0) + light.drift
+    plane = directions / np.maximum(directions[:, 2:], 0.04) * (1.0, 1.0, 0.0) + light.drift
     cover = 0.55 * noise(plane, 0.35) + 0.3 * noise(plane, 0.11) + 0.15 * noise(plane, 0.04)
     cover = np.clip((cover - (0.85 - 0.6 * light.clouds)) / 0.22, 0, 1) * np.clip(up / 0.12, 0, 1)
     white = 0.55 * light.horizon + 0.4 * (light.sun_colour + 0.25)

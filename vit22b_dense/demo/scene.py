@@ -146,7 +146,10 @@ class _Builder:
             elif rng.random() < 0.35:
                 self.add(make.lamp_post(rng, side.sign), x, y, _KERB)
             elif rng.random() < 0.2:
-                self.add(make.litter_bin(rng), x, y, _KERB)
+                litter_bin = Part(Label.OTHER, Material.PLAIN, pick(rng, 'bin'))
+                self.add(
+                    [litter_bin.rod((0, 0, 0), (0, 0, rng.uniform(0.8, 1.1)), rng.uniform(0.2, 0.3))], x, y, _KERB
+                )
 
     def car(self, x: float, y: float, yaw: float) -> None:
         self.cars.append((x, y))

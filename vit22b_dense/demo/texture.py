@@ -103,9 +103,8 @@ class _Patch:
         kept = (along_x | (_random(column, self.instance) > 0.55)) & ((level + 1) * storey <= 2 * self.half[:, 2])
         seen = self.fade(spacing * 0.7)
         brick = (self.colour[:, 0] > 1.45 * self.colour[:, 2])[:, None]
-        colour = self.colour * (
-            1 + 0.10 * self.noise(0.06) + 0.16 * self.noise(0.9) + 0.14 * self.courses(0.075, z) * brick
-        )
+        course = 0.14 * self.courses(0.075, z) * brick
+        colour = self.colour * (1 + 0.10 * self.noise(0.06) + 0.16 * self.noise(0.9) + course)
         colour *= (1 - 0.18 * np.exp(-np.maximum(z, 0) / 0.5))[:, None]
         colour = _mix(colour, np.where(brick, 0.80, np.clip(self.colour * 1.25, 0, 0.9)), kept * (out < 0.12) * seen)
         random = _random(column, level, self.instance)[:, None]
@@ -113,9 +112,8 @@ class _Patch:
         pane = kept & (out < 0) & ((du >= 0.035) | shop)
         colour = _mix(colour, glass, pane)
         paint = _random(self.instance, np.zeros_like(column))[:, None] * (0.5, -0.1, -0.4) + (0.22, 0.22, 0.35)
-        door = (
-            (level <= 0) & ~shop & along_x & (_random(column, self.instance, level) < 0.25) & (du < 0.55) & (dz < 2.15)
-        )
+        door = (level <= 0) & ~shop & along_x & (du < 0.55) & (dz < 2.15)
+        door &= _random(column, self.instance, level) < 0.25
         colour = _mix(colour, paint, door)
         self.gloss = np.where(pane & ~door, 0.55 * seen, 0.0)
         return _mix(colour, paint + 0.15, shop & (dz > 2.55) & (dz < 3.0))

@@ -54,7 +54,7 @@ def segmentation_panel(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
 ) -> np.ndarray:
-    """Image, label and prediction side by side with a legend of the classes that occur, largest first.
+    """Image, label and prediction side by side with a legend of the classes that occur, in their order.
 
     Args:
         image: RGB uint8 ``(H, W, 3)``, and so is the result.
@@ -63,7 +63,7 @@ def segmentation_panel(
     """
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = palette
-    panels, counts = [('image', image)], np.zeros(256, np.int64)
+    panels, counts = [('image', image)], np.zeros(256, np.int64)  # of each label
     for title, labels in (('label', label), ('prediction', prediction)):
         if labels is not None:
             labels = labels.astype(np.uint8)
@@ -71,9 +71,8 @@ def segmentation_panel(
             mixed = OPACITY * colours[labels] + (1 - OPACITY) * image
             mixed[labels == 255] = 0
             panels.append((title, mixed.astype(np.uint8)))
-    present = [int(i) for i in np.argsort(-counts[: len(classes)], kind='stable') if counts[i]]
-    ignored = [((0, 0, 0), 'ignored')] if counts[255] else []
-    return compose(panels, [(palette[i], classes[i]) for i in present] + ignored)
+    legend = [(colour, name) for colour, name, count in zip(palette, classes, counts, strict=False) if count]
+    return compose(panels, legend + ([((0, 0, 0), 'ignored')] if counts[255] else []))
 
 
 class PanelVisualizer(Visualizer):

@@ -84,18 +84,22 @@ def svg(draw: Callable[[Axes], None]) -> str:
     return buffer.getvalue()[buffer.getvalue().index('<svg') :]
 
 
-def loss_figures(title: str, runs: NamedRuns) -> list[str]:
-    """One figure of losses over iterations, runs of one name in one colour; none where nothing was logged."""
+def loss_figures(title: str, runs: NamedRuns, names: Sequence[str]) -> list[str]:
+    """One figure of losses over iterations; none where nothing was logged.
+
+    Runs of one name have one colour; ``names`` gives the colours and the order of the legend, in every figure.
+    """
     losses: dict[str, list] = {}
     for name, run in runs:
         if curve := run.losses:
             losses.setdefault(name, []).append(curve)
 
     def draw(axes: Axes) -> None:
-        for n, (name, curves) in enumerate(losses.items()):
-            for curve in curves:
+        for n, name in enumerate(names):
+            for curve in (curves := losses.get(name, [])):
                 label = name if curve is curves[0] else None
-                axes.plot(*zip(*curve, strict=True), f'C{n}', label=label, lw=1.2)
+                marker = None if len(curve) > 1 else 'o'  # one point is no line
+                axes.plot(*zip(*curve, strict=True), f'C{n}', label=label, lw=1.2, marker=marker)
         axes.set(title=title, xlabel='iteration', ylabel='training loss')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -152,9 +156,9 @@ def runs_section(folder: Path) -> Section:
         place = run.folder if run.folder.is_relative_to(folder) else run.record_folder
         runs.append((title if place == folder else place.relative_to(folder).as_posix(), run))
     section = Section(
-        title=f'Runs, {title}',
+        title=f'Runs in {title}',
         missing=[f'{name}: not tested' for name, run in runs if not run.record],
-        losses=loss_figures('', runs),
+        losses=loss_figures('', runs, [name for name, _ in runs]),
         examples=[(name, run, len(runs) == 1) for name, run in runs],
         versions=version_tables(runs),
         configs=[(name, run.config) for name, run in runs if run.config],
@@ -166,8 +170,8 @@ def runs_section(folder: Path) -> Section:
     return section
 
 
-def render(sections: Sequence[Section], title: str) -> str:
-    """The page: HTML that needs no other file and no network."""
+def render(sections: Sequence[Section], title: str | None = None) -> str:
+    """The page: HTML that needs no other file and no network; without a title it has those of its sections."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('vit22b_dense.evaluation', '.'),
         autoescape=True,
@@ -176,4 +180,5 @@ def render(sections: Sequence[Section], title: str) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template('report.html.j2')
+    title = title or '; '.join(section.title for section in sections)
     return template.render(title=title, sections=sections, picture_uri=picture_uri)

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..evaluation.runs import RECORD, TEST, read_record
 from ..files import write_atomically
 from .subset import digest
-from .table import CellResult, from_csv
+from .table import CellResult, fraction_name, from_csv
 
 FAILURE, SUBSET, TABLE = 'failed.txt', 'subset.txt', 'table.csv'
 
@@ -29,7 +29,7 @@ class Cell:
     tools: Path  # folder of train.py and test.py
 
     def __str__(self) -> str:
-        return f'{self.entry.backbone} {self.entry.fraction} seed {self.entry.seed}'
+        return f'{self.entry.backbone} {fraction_name(self.entry.fraction)} seed {self.entry.seed}'
 
     @property
     def finished(self) -> bool:

@@ -1,7 +1,6 @@
 """The few-shot curve: score over the fraction of the training data, one line for each backbone."""
 
 import io
-import itertools
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
@@ -10,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from . import published
-from .table import CellResult, by_row, main_scores, mean_and_std, published_place, values_of
+from .table import CellResult, by_row, fraction_name, main_scores, mean_and_std, published_place, values_of
 
 MARKERS = 'osD^vP*X'
 GREYS = ('#555555', '#777777', '#999999', '#bbbbbb')
@@ -37,17 +36,17 @@ def draw_curve(cells: Sequence[CellResult]) -> bytes:
 def plot_cells(axes: Axes, cells: Sequence[CellResult]) -> None:
     """The curves of some cells, with the published ones among them where they are of the same data set."""
     score, (title, better) = next(iter(main_scores(cells).items()))
-    for marker, (backbone, row) in zip(itertools.cycle(MARKERS), by_row(cells).items(), strict=False):
+    for n, (backbone, row) in enumerate(by_row(cells).items()):
         found = {fraction: mean_and_std(v) for fraction, at in row.items() if (v := values_of(at, score))}
         if found:
             means, deviations = zip(*found.values(), strict=True)
             deviations = [std or 0.0 for std in deviations]
-            style = dict(label=backbone, marker=marker, capsize=4, linewidth=2)
-            axes.errorbar(_places(found), means, yerr=deviations, **style)
-    ticks = {cell.fraction: f'{cell.fraction}\n{cell.train_images} images' for cell in cells}
+            style = dict(color=f'C{n}', marker=MARKERS[n % len(MARKERS)], linestyle='-' if len(found) > 1 else 'none')
+            axes.errorbar(_places(found), means, yerr=deviations, label=backbone, capsize=4, linewidth=2, **style)
+    ticks = {cell.fraction: f'{fraction_name(cell.fraction)}\n{cell.train_images} images' for cell in cells}
     if published_place(cells) == 'among':
         _plot_rows(axes)
-        ticks = {fraction: fraction for fraction in published.FRACTIONS} | ticks
+        ticks = {fraction: fraction_name(fraction) for fraction in published.FRACTIONS} | ticks
     _finish(axes, ticks, title if better == 'higher' else f'{title}, lower is better')
 
 
@@ -55,7 +54,7 @@ def plot_published(axes: Axes) -> None:
     """The published curves alone."""
     _plot_rows(axes)
     axes.set_title(f'published by others, another data set\n({published.CONDITIONS})', fontsize=10)
-    _finish(axes, {fraction: fraction for fraction in published.FRACTIONS}, 'mIoU (%)')
+    _finish(axes, {fraction: fraction_name(fraction) for fraction in published.FRACTIONS}, 'mIoU (%)')
 
 
 def _plot_rows(axes: Axes) -> None:

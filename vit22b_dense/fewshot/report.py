@@ -21,8 +21,8 @@ def section(folder: Path) -> Section:
 def _few_shot_section(folder: Path) -> Section:
     cells = table.from_csv(folder / TABLE)
     section = Section(
-        title=f'Few-shot table, {folder.name}',
-        notes=[cells[0].protocol, table.seeds_note(cells)],
+        title=f'Few-shot results: {", ".join(cells[0].protocol.split(" ")[:2])}',
+        notes=[f'{cells[0].protocol}, in {folder.resolve().name}', table.seeds_note(cells)],
         missing=table.missing_lines(cells),
         tables=[
             Table(f'{title}, {better} is better', table.table_rows(cells, score))
@@ -37,20 +37,23 @@ def _few_shot_section(folder: Path) -> Section:
     if place == 'beside':
         section.figures.append(svg(plot_published))
     runs = {cell.folder: run for cell in cells if (run := read_run(folder / cell.folder))}
-    titles = {cell.folder: f'{cell.backbone} {cell.fraction} seed {cell.seed}' for cell in cells}
+    names = {fraction: table.fraction_name(fraction) for fraction in table.fractions_of(cells)}
+    titles = {cell.folder: f'{cell.backbone} {names[cell.fraction]} seed {cell.seed}' for cell in cells}
     section.versions = version_tables([(titles[place], run) for place, run in runs.items()])
     for backbone, row in table.by_row(cells).items():
         own = [(cell, runs[cell.folder]) for at in row.values() for cell in at if cell.folder in runs]
-        columns = {fraction: [run.scores for cell, run in own if cell.fraction == fraction] for fraction in row}
+        columns = {names[fraction]: [run.scores for cell, run in own if cell.fraction == fraction] for fraction in row}
         section.group_tables += group_tables(f'{backbone}, mean over seeds', columns)
-        section.losses += loss_figures(backbone, [(cell.fraction, run) for cell, run in own])
+        section.losses += loss_figures(
+            backbone, [(names[cell.fraction], run) for cell, run in own], list(names.values())
+        )
         first = min((cell.seed for cell, _ in own), default=None)
         section.examples += [
-            (f'{backbone}, {cell.fraction}, seed {first}', run, cell.fraction == own[-1][0].fraction)
+            (f'{backbone}, {names[cell.fraction]}, seed {first}', run, cell.fraction == own[-1][0].fraction)
             for cell, run in own
             if cell.seed == first
         ]
         for cell, run in own[-1:]:
-            title = f'{backbone}, {cell.fraction}, seed {cell.seed}'
+            title = f'{backbone}, {names[cell.fraction]}, seed {cell.seed}'
             section.configs.append((f'{title}; the other cells: their fraction, iterations and seed', run.config))
     return section

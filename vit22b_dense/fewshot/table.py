@@ -47,6 +47,11 @@ def main_scores(cells: Sequence[CellResult]) -> dict[str, tuple[str, str]]:
     return DEPTH if any(next(iter(DEPTH)) in cell.scores for cell in cells) else SEGMENTATION
 
 
+def fraction_name(fraction: str) -> str:
+    """How a fraction is shown: ``'1'``, the whole training data, as ``'all'``."""
+    return 'all' if Fraction(fraction) == 1 else fraction
+
+
 def fractions_of(cells: Sequence[CellResult]) -> list[str]:
     """The fractions of some cells, smallest first."""
     return sorted({cell.fraction for cell in cells}, key=Fraction)
@@ -82,7 +87,9 @@ def table_rows(cells: Sequence[CellResult], score: str) -> list[list[str]]:
     header = ['backbone']
     for fraction in fractions_of(cells):
         images = {cell.train_images for cell in cells if cell.fraction == fraction}
-        header.append(f'{fraction} ({" to ".join(str(n) for n in sorted({min(images), max(images)}))} images)')
+        header.append(
+            f'{fraction_name(fraction)} ({" to ".join(str(n) for n in sorted({min(images), max(images)}))} images)'
+        )
     return [header, *([name, *(_entry(at, score) for at in row.values())] for name, row in by_row(cells).items())]
 
 
@@ -104,7 +111,7 @@ def published_place(cells: Sequence[CellResult]) -> str | None:
 def published_rows() -> list[list[str]]:
     """The published table: a header and its rows."""
     rows = [[f'{name} (published)', *(f'{v:.1f}' for v in row.values())] for name, row in published.ROWS.items()]
-    return [['published', *published.FRACTIONS], *rows]
+    return [['published', *map(fraction_name, published.FRACTIONS)], *rows]
 
 
 def published_note(cells: Sequence[CellResult]) -> str:
@@ -134,7 +141,8 @@ def missing_lines(cells: Sequence[CellResult]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for cell in cells:
         if cell.status != 'finished':
-            groups.setdefault(f'{cell.backbone}, {cell.status}', []).append(f'{cell.fraction} seed {cell.seed}')
+            which = f'{fraction_name(cell.fraction)} seed {cell.seed}'
+            groups.setdefault(f'{cell.backbone}, {cell.status}', []).append(which)
     return [f'{reason}: {", ".join(which)}' for reason, which in groups.items()]
 
 

@@ -140,7 +140,7 @@ class PlainBody(PlainBackbone):
         """
         state = read_pretrained(path, prefix)
         if 'pos_embed' in state:
-            grid = to_grid(state['pos_embed'], path)
+            grid = to_grid(state.read('pos_embed'), path)
             state['pos_embed'] = resize_pos_embed(grid, tuple(self.pos_embed.shape[1:3]))
         dtype = self.pos_embed.dtype
         loaded = load_weights(self, state, path, allow_partial, self.referenced_names() or None)
