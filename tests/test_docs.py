@@ -67,7 +67,7 @@ def documented():
         yield from ((tool, shlex.split(example)) for example in examples)
     for leaf in LEAVES:
         lines = ast.get_docstring(ast.parse(leaf.read_text())).splitlines()
-        yield from ((leaf, shlex.split(line)) for line in lines if line.startswith('tools/'))
+        yield from ((leaf, shlex.split(line)) for line in lines if line.startswith(('tools/', 'vit22b-dense ')))
 
 
 def tool_of(words):
@@ -75,7 +75,7 @@ def tool_of(words):
     if words[0] == 'torchrun':
         words = list(itertools.dropwhile(lambda word: not word.endswith('.py'), words))
     if words[0] == 'vit22b-dense':
-        return REPO / f'tools/{words[1]}.py', words[2:]
+        return REPO / f'tools/{words[1].replace("-", "_")}.py', words[2:]
     words = words[1:] if words[0] == 'python' else words
     return (REPO / words[0], words[1:]) if words[0].startswith('tools/') else None
 
@@ -102,6 +102,9 @@ def test_every_command_is_one(place, words, capsys):
         except SystemExit:
             pytest.fail(f'{place}: {shlex.join(words)}\n{capsys.readouterr().err}')
         check_values(args)
+        assert words[0] != 'vit22b-dense' or words[0] in PROJECT['scripts']
+    elif words[0] == 'cp':
+        assert (REPO / words[1]).is_file()
     elif words[0] == 'make':
         targets = re.findall(r'^([\w-]+):', (REPO / 'Makefile').read_text(), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
@@ -115,8 +118,9 @@ def test_every_command_is_one(place, words, capsys):
 def check_values(args):
     """Configs exist, take their axes and overrides; backbones of a few-shot table exist."""
     config = getattr(args, 'config', None)
-    if config is None or not config.startswith('configs/'):
+    if config is None or '/' not in config:  # the user's own, a copy of one of ours
         return
+    config = f'configs/{config.removeprefix("configs/")}'
     axes = {axis: getattr(args, axis, None) for axis in AXES}
     overrides = args.cfg_options or {}
     if isinstance(overrides, list):
