@@ -3,13 +3,14 @@ import pickle
 import pytest
 import torch
 from memory import PeakMemory
-from mmengine.logging import MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub
 from safetensors.torch import save_file
 from torch import nn
 
 from vit22b_dense import ViT22B
 from vit22b_dense.checkpoint import (
     CheckpointError,
+    Reference,
     check_fit,
     convert_checkpoint,
     load_into_meta,
@@ -38,10 +39,11 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
     assert not target.exists()
 
 
-def test_getattr_on_anything_but_the_log_buffers_is_refused(tmp_path):
+@pytest.mark.parametrize(('owner', 'name'), [(torch.Tensor, 'mean'), (HistoryBuffer, '__init__')])
+def test_getattr_on_anything_but_the_log_buffers_is_refused(tmp_path, owner, name):
     class Reach:
         def __reduce__(self):
-            return (getattr, (nn.Module, 'forward'))
+            return (getattr, (owner, name))
 
     torch.save(dict(x=Reach()), tmp_path / 'reach.pth')
     with pytest.raises(CheckpointError, match='refused'):
@@ -167,6 +169,38 @@ def test_what_stays_on_meta_is_named(tmp_path):
     save_file(dict(weight=torch.zeros(3, 2), bias=torch.zeros(3)), tmp_path / 'all.safetensors')
     with pytest.raises(ValueError, match='still on the meta device.*scale'):
         load_into_meta(buffered, tmp_path / 'all.safetensors')
+
+
+def test_loaded_weights_do_not_follow_the_file(tmp_path):
+    state = dict(weight=torch.randn(300, 200), bias=torch.randn(300))
+    save_file(state, tmp_path / 'w.safetensors')
+    torch.save(state, tmp_path / 'w.pth')
+    for name in ('w.safetensors', 'w.pth'):
+        with torch.device('meta'):
+            model = nn.Linear(200, 300)
+        load_into_meta(model, tmp_path / name)
+        with open(tmp_path / name, 'r+b') as file:  # into the same file, as a copy over it does
+            file.write(bytes((tmp_path / name).stat().st_size))
+        assert torch.equal(model.weight, state['weight'])
+        assert torch.equal(model.bias, state['bias'])
+
+
+def test_a_reference_to_a_folder_or_its_index_is_one_to_all_of_its_files(tmp_path):
+    *_, folder, index = in_every_format(tmp_path, ViT22B(SIZES, img_size=28).state_dict())
+    of_folder, of_index = (Reference.of(dict(kind='file', path=str(path))) for path in (folder, index))
+    assert of_folder.same_weights(of_index)
+    assert of_index.size == sum(file.stat().st_size for file in folder.iterdir())
+    shard = next(folder.glob('*.safetensors'))
+    shard.write_bytes(shard.read_bytes()[:-1] + b'x')
+    assert not of_index.found()
+
+
+def test_a_model_that_has_memory_keeps_it(tmp_path):
+    model = nn.Linear(2, 3)
+    places = [p.data_ptr() for p in model.parameters()]
+    load_weights(model, {n: torch.ones_like(p, dtype=torch.bfloat16) for n, p in model.state_dict().items()}, 'w.pth')
+    assert [p.data_ptr() for p in model.parameters()] == places
+    assert all(p.dtype == torch.float32 and p.eq(1).all() for p in model.parameters())
 
 
 def test_integers_do_not_become_weights():

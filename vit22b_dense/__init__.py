@@ -17,19 +17,7 @@ from .models import DPTDepthHead, LinearDepthHead, LinearHead, TokenPyramid, ViT
 from .version import __version__
 
 __all__ = [
-    'DPTDepthHead',
-    'FewShotSubset',
-    'KITTIDepthDataset',
-    'LinearDepthHead',
-    'LinearHead',
-    'SparseDepthMetric',
-    'TokenPyramid',
-    'ViT22B',
-    'WaymoDepthDataset',
-    '__version__',
-    'datasets',
-    'engine',
-    'evaluation',
-    'fewshot',
+    'DPTDepthHead', 'FewShotSubset', 'KITTIDepthDataset', 'LinearDepthHead', 'LinearHead', 'SparseDepthMetric',
+    'TokenPyramid', 'ViT22B', 'WaymoDepthDataset', '__version__', 'datasets', 'engine', 'evaluation', 'fewshot',
     'models',
-]
+]  # fmt: skip

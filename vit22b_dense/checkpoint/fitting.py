@@ -91,10 +91,10 @@ def load_weights(
     on_meta = {name for name, tensor in model.state_dict().items() if tensor.is_meta}
     if left := sorted(n for n in on_meta - state.keys() if only is None or n in only):
         raise CheckpointError(f'{source}: has no value for {shorten(left)}, which have none on the meta device either')
+    read = state.read if isinstance(state, LazyWeights) else state.get
     for name in state:
-        tensor = state.read(name) if isinstance(state, LazyWeights) else state[name]
         owner, _, leaf = name.rpartition('.')
-        model.get_submodule(owner).load_state_dict({leaf: tensor}, strict=False, assign=name in on_meta)
+        model.get_submodule(owner).load_state_dict({leaf: read(name)}, strict=False, assign=name in on_meta)
     return list(state)
 
 

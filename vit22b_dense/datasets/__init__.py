@@ -7,17 +7,7 @@ from .seeding import SeededDataset, SeededInfiniteSampler
 from .waymo import WaymoDepthDataset
 
 __all__ = [
-    'DataError',
-    'DepthRandomCrop',
-    'DepthRandomFlip',
-    'DepthResize',
-    'KITTIDepthDataset',
-    'LoadDepthPNG',
-    'LoadImage',
-    'LoadLabels',
-    'LoadSparseDepth',
-    'PackDepthInputs',
-    'SeededDataset',
-    'SeededInfiniteSampler',
+    'DataError', 'DepthRandomCrop', 'DepthRandomFlip', 'DepthResize', 'KITTIDepthDataset', 'LoadDepthPNG',
+    'LoadImage', 'LoadLabels', 'LoadSparseDepth', 'PackDepthInputs', 'SeededDataset', 'SeededInfiniteSampler',
     'WaymoDepthDataset',
-]
+]  # fmt: skip

@@ -14,6 +14,7 @@ from .render import encode_jpeg, render, sample_light, sample_view
 
 # ADE20K's label values (class index + 1; 0 = other) of the toy street's labels.
 ADE_VALUE = dict(zip(Label, (0, 7, 12, 2, 5, 13, 21, 3), strict=True))
+_SHORT = {'training': 'train', 'validation': 'val'}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class AdeSet(MadeSet):
 
     def files(self, split: str, index: int) -> list[Path]:
         """The picture's and the annotation's file."""
-        name = f'{split}/ADE_{split.removesuffix("ing").removesuffix("idation")}_{index:08d}'
+        name = f'{split}/ADE_{_SHORT[split]}_{index:08d}'
         return [self.root / f'images/{name}.jpg', self.root / f'annotations/{name}.png']
 
     def make(self, job: tuple[str, int]) -> None:

@@ -32,10 +32,7 @@ class MadeSet:
     """A data set of toy streets, made job by job: a split, and an index from 1 in it.
 
     A kind of set has a method ``make(job)`` that does one, and ``files(split, index)``, the list of the paths that
-    it writes, each of them whole.
-
-    Raises:
-        UserError: if a number makes no sense.
+    it writes, each of them whole. A number that makes no sense is a UserError.
     """
 
     root: Path  # the folder; ROOT/toy_street.json holds all other fields
@@ -66,8 +63,8 @@ class MadeSet:
         if workers < 1:
             raise UserError(f'workers={workers} must be at least 1')
         self._claim_root()
-        counts = zip(SPLITS, (self.num_train, self.num_val), strict=True)
-        jobs = [(split, i + 1) for split, count in counts for i in range(count)]
+        counts = (self.num_train, self.num_val)
+        jobs = [(split, i + 1) for split, count in zip(SPLITS, counts, strict=True) for i in range(count)]
         left = [job for job in jobs if not all(path.exists() for path in self.files(*job))]
         with ExitStack() as stack:
             run = map

@@ -53,10 +53,9 @@ class Part(NamedTuple):
         axis = (end - start) / 2
         x, y, z = axis
         # Two directions across the axis; the first from whichever of y and x is farther from it.
-        side = np.array([-z, 0.0, x]) if abs(y) < 0.9 * np.linalg.norm(axis) else np.array([0.0, z, -y])
-        a, b, c = side
-        other = np.array([y * c - z * b, z * a - x * c, x * b - y * a])
-        across = [v * (radius / np.linalg.norm(v)) for v in (side, other)]
+        a, b, c = (-z, 0.0, x) if abs(y) < 0.9 * np.linalg.norm(axis) else (0.0, z, -y)
+        across = np.array([[a, b, c], [y * c - z * b, z * a - x * c, x * b - y * a]])
+        across = [v * (radius / np.linalg.norm(v)) for v in across]
         return self.solid(kind, (start + end) / 2, np.stack([*across, axis], axis=1))
 
 
@@ -216,8 +215,7 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
     Style of a facade: storey height in metres, window spacing in metres, window width as a share of it, kind of
     the ground floor (0 windows, 1 shop).
     """
-    brick = rng.random() < 0.4
-    colour = pick(rng, 'brick' if brick else 'plaster')
+    colour = pick(rng, 'brick' if rng.random() < 0.4 else 'plaster')
     storey = rng.uniform(2.8, 3.4)
     height = max(round(height / storey), 1) * storey + 0.4
     style = (storey, rng.uniform(1.7, 3.0), rng.uniform(0.38, 0.66), rng.random() < 0.45)
@@ -225,8 +223,7 @@ def building(rng: np.random.Generator, width: float, depth: float, height: float
     gable = Part(Label.BUILDING, Material.PLAIN, colour)
     trim = Part(Label.BUILDING, Material.PLAIN, np.clip(colour * rng.uniform(0.75, 1.25), 0, 0.95))
     roof = Part(Label.BUILDING, Material.ROOF, pick(rng, 'roof'))
-    w, d = width / 2, depth / 2
-    front = -side * d
+    w, d, front = width / 2, depth / 2, -side * depth / 2
     parts = [wall.box((-w, -d, -0.2), (w, d, height))]
     if rng.random() < 0.7:
         parts.append(trim.box((-w, front, storey + 0.05), (w, front - side * 0.12, storey + 0.32)))

@@ -1,8 +1,4 @@
-"""Nearest hits of many rays with boxes, ellipsoids and cylinders, in numpy.
-
-Every solid is an affine image of a unit solid, so three intersection formulas serve leaning limbs, sheared
-windscreens and roofs.
-"""
+"""Nearest hits of many rays with affine images of a cube, a ball and a cylinder, in numpy."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -18,8 +14,6 @@ _BLOCKS_AT_ONCE = 1024  # to bound the memory
 _REACH = 20.0  # metres at which a change of direction moves a ray about as much as an equal change of origin
 # Width of a voxel of the noise that cuts holes into leaves, metres, and the share it cuts away.
 _LEAF, _HOLES = 0.07, 0.36
-# A plain integer: reading an enum's member costs more than the comparison in the inner loop.
-_LEAVES = int(Material.LEAVES)
 # The bits of each byte, six apart, for a Morton curve through six dimensions.
 _SPREAD = np.array([sum((byte >> bit & 1) << 6 * bit for bit in range(8)) for byte in range(256)])
 
@@ -30,9 +24,8 @@ def _noise_volume() -> np.ndarray:
     frequency = np.meshgrid(*[np.fft.fftfreq(64)] * 3, indexing='ij')
     blur = np.exp(-np.sum(np.square(frequency), axis=0) * 25.0)
     smooth = np.fft.ifftn(np.fft.fftn(white) * blur).real
-    ranks = np.empty(smooth.size, np.float32)
-    ranks[np.argsort(smooth, axis=None)] = np.linspace(0.0, 1.0, smooth.size)
-    return ranks.reshape(smooth.shape)
+    ranks = np.argsort(np.argsort(smooth, axis=None)).reshape(smooth.shape)
+    return np.linspace(0.0, 1.0, smooth.size, dtype=np.float32)[ranks]
 
 
 def noise(points: np.ndarray, cell: float) -> np.ndarray:
@@ -77,6 +70,7 @@ class Street:
         self.style = np.array([(*some, 0, 0, 0, 0)[:4] for some in style], np.float64)
         self.material, self.colour, self.instance = np.array(material), np.array(colour), np.array(instance)
         self.kind, self.centre, self.axes = np.array(kind), np.array(centre), np.array(axes)
+        self._porous = self.material == Material.LEAVES
         self.inverse, self.half = np.linalg.inv(self.axes), np.linalg.norm(self.axes, axis=1)
         # The radius of a ball around each solid. A cylinder lies in its box.
         corners = self.axes @ np.array([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1]])
@@ -145,10 +139,8 @@ class Street:
 
     def _near_limits(self, o: np.ndarray, d: np.ndarray) -> np.ndarray:
         """A bound below the distance from blocks of rays (3, B, n) to each solid, inf for a miss, (P, B)."""
-        blocks = max(o.shape[1], d.shape[1])
-        middle = np.broadcast_to((o.min(axis=2) + o.max(axis=2)) / 2, (3, blocks))
+        middle, mean = np.broadcast_arrays((o.min(axis=2) + o.max(axis=2)) / 2, d.mean(axis=2))
         spread = np.sqrt(np.square(o - middle[:, :, None]).sum(axis=0).max(axis=1))
-        mean = np.broadcast_to(d.mean(axis=2), (3, blocks))
         mean = mean / np.maximum(np.sqrt(np.square(mean).sum(axis=0)), 1e-12)
         cone = np.clip(np.einsum('ib,ibn->bn', mean, d).min(axis=1), -1.0, 1.0)
         # A ray from elsewhere in the block hits a ball just if the ray moved to the middle hits the ball
@@ -173,7 +165,7 @@ class Street:
         near, far = _interval(self.kind[p], local_o, np.einsum('ij,jn->in', inverse, d))
         ahead = (near <= far) & (far > _NEAREST)
         outside = near > _NEAREST
-        if self.material[p] != _LEAVES:
+        if not self._porous[p]:
             # From inside, the surface ahead is the far one.
             return np.where(ahead, np.where(outside, near, far), np.inf)
         hit = np.full(len(far), np.inf)

@@ -9,8 +9,7 @@ from .parts import Material, rotation
 from .raycast import Hits, Street, noise
 from .texture import surface_colour
 
-# Shadows farther away than this (metres) are not looked for: haze and pixel size hide them.
-_SHADOWS = 120.0
+_SHADOWS = 120.0  # metres: haze and pixel size hide shadows that are farther away
 
 
 class Camera(NamedTuple):
@@ -72,8 +71,7 @@ def sample_view(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
 def sample_light(rng: np.random.Generator) -> Light:
     """A random time of day and weather."""
     elevation, azimuth = np.radians(rng.uniform(18, 65)), rng.uniform(0, 2 * np.pi)
-    flat = np.cos(elevation)
-    sun = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
+    sun = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     overcast = rng.uniform(0.75, 1.0) if rng.random() < 0.25 else rng.uniform(0.0, 0.35)
     warm = np.clip(1.3 - np.degrees(elevation) / 35, 0, 1)
     sun_colour = np.array([1.0, 0.93 - 0.13 * warm, 0.82 - 0.30 * warm]) * (1.15 * (1 - 0.9 * overcast))
@@ -152,10 +150,9 @@ def _openness(street: Street, hit: Hits) -> np.ndarray:
     for p in np.flatnonzero(street.material == Material.UNDERSIDE):
         to = points - street.centre[p]
         near = np.flatnonzero(np.einsum('ij,ij->i', to, to) < 4.0**2)
-        if len(near):
-            out = (np.abs(np.einsum('ij,nj->ni', street.inverse[p], to[near])) - 1.0) * street.half[p]
-            out = np.hypot(*np.maximum(out[:, :2], 0.0).T)
-            openness[ground[near]] *= 1 - 0.80 * np.exp(-((out / 0.45) ** 2))
+        out = (np.abs(np.einsum('ij,nj->ni', street.inverse[p], to[near])) - 1.0) * street.half[p]
+        out = np.hypot(*np.maximum(out[:, :2], 0.0).T)
+        openness[ground[near]] *= 1 - 0.80 * np.exp(-((out / 0.45) ** 2))
     return openness
 
 

@@ -14,7 +14,7 @@ from .raycast import Layout, Street
 
 # How far the street is built, metres: behind the ego vehicle for LiDAR scans, ahead until haze hides it.
 _BEHIND, _AHEAD, _HORIZON = -45.0, 170.0, 900.0
-_KERB = 0.13
+_KERB = 0.13  # height of the pavements
 
 
 def make_street(seed: int) -> Street:
@@ -146,10 +146,8 @@ class _Builder:
             elif rng.random() < 0.35:
                 self.add(make.lamp_post(rng, side.sign), x, y, _KERB)
             elif rng.random() < 0.2:
-                litter_bin = Part(Label.OTHER, Material.PLAIN, pick(rng, 'bin'))
-                self.add(
-                    [litter_bin.rod((0, 0, 0), (0, 0, rng.uniform(0.8, 1.1)), rng.uniform(0.2, 0.3))], x, y, _KERB
-                )
+                look = Part(Label.OTHER, Material.PLAIN, pick(rng, 'bin'))
+                self.add([look.rod((0, 0, 0), (0, 0, rng.uniform(0.8, 1.1)), rng.uniform(0.2, 0.3))], x, y, _KERB)
 
     def car(self, x: float, y: float, yaw: float) -> None:
         self.cars.append((x, y))
@@ -162,8 +160,7 @@ class _Builder:
         rng = self.rng
         if side.parking < 1:
             return
-        taken = rng.uniform(0.35, 0.9)
-        x = _BEHIND + rng.uniform(0, 5)
+        taken, x = rng.uniform(0.35, 0.9), _BEHIND + rng.uniform(0, 5)
         while x < 95:
             x += rng.uniform(5.2, 6.4)
             if not (side.joins(x - 4, x + 4) or self.on_zebra(x, 5)) and rng.random() < taken:

@@ -26,15 +26,15 @@ def _mix(colour: np.ndarray, other: Vector, weight: np.ndarray) -> np.ndarray:
 class _Patch:
     """The n hit points of one material and what is known of their solids; a method for each material gives colours.
 
-    Fields are as in `Hits` and `Street`; points are also x, y, z, and local u, v, w. Colours are (n, 3); a method
+    Fields are as in `Hits` and `Street`; points are also x, y, z, and local is u, v, w. Colours are (n, 3); a method
     also sets `gloss`, the share of mirrored light, 0 .. 1, where that is not 0.
     """
 
     def __init__(self, street: Street, hits: Hits, at: np.ndarray, footprint: np.ndarray) -> None:
         solid = hits.primitive[at]
         self.layout, self.footprint, self.gloss = street.layout, footprint[at], np.zeros(len(at))
-        self.points, self.local, self.normal = hits.points[at], hits.local[at], hits.normal[at]
-        (self.x, self.y, self.z), (self.u, self.v, self.w) = self.points.T, self.local.T
+        self.points, self.normal = hits.points[at], hits.normal[at]
+        (self.x, self.y, self.z), (self.u, self.v, self.w) = self.points.T, hits.local[at].T
         self.half, self.colour = street.half[solid], street.colour[solid]
         self.style, self.instance = street.style[solid], street.instance[solid]
 

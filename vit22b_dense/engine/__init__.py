@@ -6,10 +6,6 @@ from .precision import BFloat16OptimWrapper
 from .run import DenseRunner
 
 __all__ = [
-    'AtomicCheckpointHook',
-    'BFloat16OptimWrapper',
-    'CheckpointFitHook',
-    'DenseRunner',
-    'IterationSeedHook',
+    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckpointFitHook', 'DenseRunner', 'IterationSeedHook',
     'LayerDecayConstructor',
-]
+]  # fmt: skip

@@ -7,10 +7,6 @@ from .mean_depth import MeanDepthMetric
 from .panels import SegPanelVisualizer
 
 __all__ = [
-    'DepthPanelVisualizer',
-    'ImageDepthMetric',
-    'ImageIoUMetric',
-    'MeanDepthMetric',
-    'SegPanelVisualizer',
+    'DepthPanelVisualizer', 'ImageDepthMetric', 'ImageIoUMetric', 'MeanDepthMetric', 'SegPanelVisualizer',
     'SparseDepthMetric',
-]
+]  # fmt: skip

@@ -11,14 +11,6 @@ from .decoders.token_pyramid import TokenPyramid
 from .depth_estimator import DepthDataPreProcessor, SparseDepthEstimator
 
 __all__ = [
-    'DPTDepthHead',
-    'DepthDataPreProcessor',
-    'HFBackbone',
-    'LinearDepthHead',
-    'LinearHead',
-    'PlainViT',
-    'SparseDepthEstimator',
-    'TIMMViT',
-    'TokenPyramid',
-    'ViT22B',
-]
+    'DPTDepthHead', 'DepthDataPreProcessor', 'HFBackbone', 'LinearDepthHead', 'LinearHead', 'PlainViT',
+    'SparseDepthEstimator', 'TIMMViT', 'TokenPyramid', 'ViT22B',
+]  # fmt: skip
