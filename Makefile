@@ -3,12 +3,12 @@ PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow lint docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# Made anew when the requirements change; the stamp is written last, so an interrupted set-up is repeated.
+# Set up again when the requirements change; the stamp is written last, so an interrupted set-up is repeated.
 .venv/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	@echo '== setting up .venv (torch, mmsegmentation and the rest: about a minute)'
@@ -30,6 +30,9 @@ test-slow: .venv/.ready  ## the checks that take minutes
 lint: .venv/.ready  ## what pre-commit runs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+docs: .venv/.ready  ## the documentation as a website in build/docs; any warning is an error
+	$(PY) -m mkdocs build --strict
 
 clean:  ## remove the environment and what runs have written
 	rm -rf .venv work_dirs
