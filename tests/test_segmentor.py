@@ -67,7 +67,8 @@ def test_logits_come_when_they_are_asked_for():
             (found,) = model.predict(image, [sample])
         assert ('seg_logits' in found) == asked
     tta = MODELS.build(dict(type='DenseSegTTAModel', module=build('DenseSegmentor', mode='whole')))
-    samples = [[SegDataSample(metainfo=dict(ori_shape=(60, 70), img_shape=(60, 70)))] for _ in range(2)]
+    meta = dict(ori_shape=(60, 70), img_shape=(60, 70), img_path='a.png')
+    samples = [[SegDataSample(metainfo=meta)] for _ in range(2)]
     with torch.no_grad():
         (merged,) = tta.test_step(dict(inputs=[image[0][None].mul(9).byte()] * 2, data_samples=samples))
     assert merged.pred_sem_seg.data.shape == (1, 60, 70)

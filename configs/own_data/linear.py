@@ -13,7 +13,6 @@ metainfo = dict(classes=('sky', 'building', 'road', 'car'))  # by label value; p
 resize = dict(scale=(896, 224), keep_ratio=True)  # long side at most, short side; scores are at the images' own size
 crop_size = (224, 224)  # of training: height, width
 max_iters = 5 * _base_.max_iters  # 2000 of 8 crops each; 125 with --fraction 1/16
-warmup = max_iters // 20
 
 load_image, load_labels = _base_.loading
 train_pipeline = [
@@ -23,12 +22,16 @@ train_pipeline = [
     *_base_.augmentation[2:],
 ]
 test_pipeline = [load_image, dict(type='Resize', **resize), load_labels, dict(type='PackSegInputs')]
+tta_pipeline = [
+    load_image,
+    dict(type='TestTimeAug', transforms=[[test_pipeline[1]], _base_.flips, [load_labels], test_pipeline[-1:]]),
+]
 train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(metainfo=metainfo, pipeline=train_pipeline))))
 val_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader  # on images/test: --cfg-options test_dataloader.dataset.split=test
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 4)
 linear, poly = _base_.param_scheduler
-param_scheduler = [dict(linear, end=warmup), dict(poly, begin=warmup, end=max_iters)]
+param_scheduler = [dict(linear, end=max_iters // 20), dict(poly, begin=max_iters // 20, end=max_iters)]
 model = dict(
     data_preprocessor=dict(size=crop_size),
     decode_head=dict(num_classes=len(metainfo['classes'])),
