@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import waymo_made as made
-from waymo_made import FIRST, alter, command, contents, environment, index_of, last_line, run
+from waymo_made import FIRST, alter, command, contents, environment, found, index_of, last_line, run
 
 from vit22b_dense.waymo.parquet import SegmentReader
 from vit22b_dense.waymo.prepare import Job, list_segments, prepare
@@ -118,7 +118,7 @@ def test_resume_after_a_kill(made_root: Path, tmp_path: Path) -> None:
     out = tmp_path / 'killed'
     call = command(made_root, out, '--workers', '2')
     process = subprocess.Popen(call, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
-    while not list(out.rglob('*.npz')):
+    while not found(out, '*.npz'):
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -133,7 +133,7 @@ def test_resume_after_a_kill(made_root: Path, tmp_path: Path) -> None:
     (torn / 'index.json').unlink(missing_ok=True)
     (torn / f'{FIRST}_1.npz').write_bytes(b'torn')
     (torn / f'{FIRST}_5.jpg').write_bytes(b'of other settings')
-    (torn / '.x.npz.123.part').write_bytes(b'half')
+    (out / 'training' / f'.{torn.name}.123.part').mkdir(exist_ok=True)
     stamp = (complete / 'index.json').stat().st_mtime_ns
     done = run(made_root, out, '--workers', '2')
     assert done.returncode == 0, done.stderr
@@ -161,7 +161,7 @@ def test_shards_share_out_the_segments(made_root: Path, tmp_path: Path) -> None:
     shares = [list_segments(made_root, 'training', (1,), (i, 2)) for i in (0, 1)]
     assert shares == [[NAMES[0], NAMES[2]], [NAMES[1]]]
     assert run(made_root, tmp_path, '--shard', '1/2').returncode == 0
-    assert [path.name for path in (tmp_path / 'training').iterdir()] == [NAMES[1]]
+    assert [path.name for path in (tmp_path / 'training').glob('[!.]*')] == [NAMES[1]]
     assert run(made_root, tmp_path, '--shard', '5/6').returncode == 0  # more machines than segments
 
 

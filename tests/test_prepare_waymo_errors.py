@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import waymo_made as made
-from waymo_made import SEGMENT, alter, command, contents, environment, index_of, last_line, run
+from waymo_made import SEGMENT, alter, command, contents, environment, index_of, last_line, run, with_cell
 
 from vit22b_dense import files
 from vit22b_dense.waymo.parquet import SegmentReader
@@ -40,19 +40,13 @@ def keep(table: pa.Table, wanted: Callable[[dict], bool]) -> pa.Table:
     return table.filter(pa.array([wanted(row) for row in keys]))
 
 
-def with_cell(table: pa.Table, name: str, row: int, value: object) -> pa.Table:
-    at = table.column_names.index(name)
-    cells = [value if i == row else cell.as_py() for i, cell in enumerate(table[name])]
-    return table.set_column(at, table.field(at), pa.array(cells, table.field(at).type))
-
-
 def test_missing_component(root: Path, tmp_path: Path) -> None:
     (root / 'training' / 'lidar_pose' / f'{SEGMENT}.parquet').unlink()
     done = run(root, tmp_path / 'out')
     assert done.returncode == 1
     assert f'lidar_pose/{SEGMENT}.parquet: missing component lidar_pose of segment {SEGMENT}' in done.stderr
     assert '1 failed' in last_line(done)
-    assert not (tmp_path / 'out').exists()
+    assert not contents(tmp_path / 'out')
     near = run(root, tmp_path / 'near', '--lasers', 'FRONT', 'SIDE_LEFT')
     assert near.returncode == 0  # only TOP needs lidar_pose
     (root / 'training' / 'lidar_pose').rmdir()
@@ -201,7 +195,7 @@ def test_full_disk_stops_the_job(root: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(files.os, 'fsync', fsync)
     with pytest.raises(PrepareError, match=r'the disk is full .*run again to resume'):
         prepare(Job(root, tmp_path / 'out', 'training', ALL), print)
-    assert len(contents(tmp_path / 'out')) == 5  # whole files only, and no index
+    assert not contents(tmp_path / 'out')  # nothing but whole segments
     monkeypatch.undo()
     assert prepare(Job(root, tmp_path / 'out', 'training', ALL), print).status == 0
 
@@ -220,7 +214,8 @@ def test_without_pyarrow_it_says_what_to_install(root: Path, tmp_path: Path) -> 
 
 def test_output_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     made.write(root, '200_b')
-    (tmp_path / 'out' / 'training' / SEGMENT / '1_1.jpg').mkdir(parents=True)  # where a file should go
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'training').write_text('a file where a folder should go')
     for more in ([], ['--workers', '2']):
         done = run(root, tmp_path / 'out', *more)
         assert done.returncode == 2

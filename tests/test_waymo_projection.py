@@ -157,14 +157,14 @@ def test_row_inclinations() -> None:
 
 
 def test_nearest_per_pixel() -> None:
-    x = np.array([3.9, 3.0, 0.0, 9.999, 10.0, -0.1, 5.0, 5.0, 5.0, np.nan])
-    y = np.array([1.0, 1.5, 0.0, 4.5, 0.0, 0.0, 2.0, 2.0, 2.0, 0.0])
-    z = np.array([7.0, 6.0, 2.0, 3.0, 1.0, 1.0, 0.0, -4.0, np.nan, 1.0])
+    x = np.array([3.9, 3.0, 0.0, 9.999, 10.0, -0.1, 5.0, 5.0, 5.0, np.nan, 5.0])
+    y = np.array([1.0, 1.5, 0.0, 4.5, 0.0, 0.0, 2.0, 2.0, 2.0, 0.0, 2.0])
+    z = np.array([7.0, 6.0, 2.0, 3.0, 1.0, 1.0, 0.0, -4.0, np.nan, 1.0, 500.1])
     depth = nearest_per_pixel(x, y, z, width=10, height=5)
     assert depth.x.tolist() == [0, 3, 9]
     assert depth.y.tolist() == [0, 1, 4]
     assert depth.depth.tolist() == [2.0, 6.0, 3.0]
-    assert (depth.behind, depth.outside) == (3, 3)
+    assert (depth.behind, depth.outside, depth.invalid) == (2, 3, 2)
     assert (depth.x.dtype, depth.y.dtype, depth.depth.dtype) == (np.uint16, np.uint16, np.float32)
 
 

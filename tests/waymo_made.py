@@ -180,7 +180,9 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob('*')) if path.is_file()}
+    """Files by their path in a folder, without the locks."""
+    files = [path for path in sorted(out.rglob('*')) if path.is_file() and path.suffix != '.lock']
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def index_of(out: Path, name: str = SEGMENT) -> dict:
@@ -191,3 +193,17 @@ def alter(root: Path, component: str, change: Callable[[pa.Table], pa.Table], gr
     """Rewrite a component of the made segment."""
     path = root / 'training' / component / f'{SEGMENT}.parquet'
     pq.write_table(change(pq.read_table(path)), path, row_group_size=group, compression='brotli')
+
+
+def with_cell(table: pa.Table, name: str, row: int, value: object) -> pa.Table:
+    at = table.column_names.index(name)
+    cells = [value if i == row else cell.as_py() for i, cell in enumerate(table[name])]
+    return table.set_column(at, table.field(at), pa.array(cells, table.field(at).type))
+
+
+def found(out: Path, pattern: str) -> bool:
+    """Whether a folder that a tool is writing to holds a file of that name by now."""
+    try:
+        return any(out.rglob(pattern))
+    except FileNotFoundError:  # renamed while it was being listed
+        return False

@@ -1,16 +1,17 @@
 """A prepared segment on disk, and its index.
 
-Layout, under OUT/SPLIT:
+Layout, under OUT/SPLIT (where a hidden name is a lock, or a folder not yet in its place):
 
     SEGMENT/TIMESTAMP_CAMERA.jpg   the released JPEG bytes, unchanged
     SEGMENT/TIMESTAMP_CAMERA.npz   `x`, `y` uint16 pixel columns and rows; `depth` float32 z-depth, metres;
                                    each (N,), every pixel once, its nearest return; N may be 0
-    SEGMENT/index.json             written last: `version`, `segment`, `settings`, `frames` and `skipped`
+    SEGMENT/index.json             `version`, `segment`, `settings`, `dropped_returns`, `frames` and `skipped`
 
-Each of `frames` has `timestamp` (microseconds), `camera` (1-5), `camera_name`, `width`, `height`, `points`
-and the paths `image` and `depth` relative to OUT/SPLIT. A frame no LiDAR point reaches is written, with empty
-arrays and `points` 0: an evaluation has to know of it. Each of `skipped` has `timestamp`, `camera`, `reason`
-and `detail`.
+Each of `frames` has `timestamp` (microseconds), `camera` (1-5), `camera_name`, `width`, `height`, `points`,
+the paths `image` and `depth` relative to OUT/SPLIT, and the CRC-32 of both files, `image_crc32` and
+`depth_crc32`. A frame no LiDAR point reaches is written, with empty arrays and `points` 0: an evaluation has to
+know of it. Each of `skipped` has `timestamp`, `camera`, `reason` and `detail`. `dropped_returns` counts those
+`behind` a camera, `outside` its image, and `invalid`: without a finite distance of at most 500 m.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     """The index of a prepared segment's folder; None where the segment is not complete.
 
     Raises:
-        ValueError: the file is no index of this version.
+        ValueError: the file is no index of this version, or the folder's name is hidden: left over by a run
+            that was cut off.
         OSError: it cannot be read.
     """
+    if folder.name.startswith('.'):
+        raise ValueError(f'{folder}: being prepared, or left over by a run that was cut off')
     try:
         index = json.loads((folder / INDEX).read_text(encoding='utf-8'))
     except FileNotFoundError:

@@ -7,9 +7,11 @@ rows are then decoded one at a time, in the file's order, only those asked for b
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,11 +87,11 @@ class Component:
         """Open the file of a component until `files` closes, check its columns and index its keys.
 
         Raises:
-            SegmentError: the file is missing, truncated, lacks columns, or holds a key twice or another
-                segment.
+            SegmentError: the file is missing, truncated, lacks columns or has some of another type, or holds
+                a null key, a key twice or another segment.
         """
         self.path = path
-        self._prefix, keys, _ = COMPONENTS[name]
+        self._prefix, keys, kinds = COMPONENTS[name]
         self._columns = [self._prefix + column for column in columns]
         if not path.is_file():
             raise SegmentError(f'{path}: missing component {name} of segment {segment}')
@@ -100,12 +102,17 @@ class Component:
         missing = [column for column in [SEGMENT_KEY, *keys, *self._columns] if column not in found]
         if missing:
             raise SegmentError(f'{path}: unknown layout of {name}: lacks columns {missing}; it has {found}')
+        for column, kind in (keys | {self._prefix + column: kinds[column] for column in columns}).items():
+            if _family(other := self._file.schema_arrow.field(column).type) != _family(kind):
+                raise SegmentError(f'{path}: unknown layout of {name}: column {column} is {other}, not {kind}')
         with self._reading():
             table = self._file.read(columns=[SEGMENT_KEY, *keys], use_threads=False)
         others = set(table[SEGMENT_KEY].to_pylist()) - {segment}
         if others:
             raise SegmentError(f'{path}: holds rows of another segment: {sorted(map(str, others))[:3]}')
-        listed = zip(*(table[key].to_pylist() for key in keys), strict=True)
+        listed = list(zip(*(table[key].to_pylist() for key in keys), strict=True))
+        if any(None in key for key in listed):
+            raise SegmentError(f'{path}: a row has a null key, one of {tuple(keys)}')
         self.rows: dict[Key, int] = {key: row for row, key in enumerate(listed)}
         if len(self.rows) < table.num_rows:
             raise SegmentError(f'{path}: {table.num_rows - len(self.rows)} rows repeat a key {tuple(keys)}')
@@ -207,14 +214,14 @@ class SegmentReader:
     def vehicle_pose(self, timestamp: int) -> np.ndarray:
         """(4, 4) float64 vehicle to world of a frame. Raises `FrameError` where it is absent or no rigid transform."""
         row = self._row('vehicle_pose', (timestamp,), 'no vehicle pose')
-        return _transform(row['world_from_vehicle.transform'], 'the vehicle pose')
+        return _transform(row, 'world_from_vehicle.transform', 'vehicle_pose')
 
     def image(self, timestamp: int, camera: int) -> CameraImage:
         """A camera's image. Raises `FrameError` where it is absent, or its pose is no rigid transform."""
         row = self._row('camera_image', (timestamp, camera), 'no camera image')
         if row['image'] is None:
             raise FrameError('no camera image', f'camera_image holds a null image in row {(timestamp, camera)}')
-        return CameraImage(row['image'], _transform(row['pose.transform'], 'the image pose'))
+        return CameraImage(row['image'], _transform(row, 'pose.transform', 'camera_image'))
 
     def scan(self, timestamp: int, laser: int) -> LaserScan:
         """A laser's returns. Raises `FrameError` where a part is absent or does not have the size it claims."""
@@ -238,10 +245,12 @@ class SegmentReader:
         part, found = self._parts['camera_calibration'], {}
         for (camera,), row in part.load(part.rows).items():
             intrinsic = np.array([row[name] for name in INTRINSICS], np.float64)
-            extrinsic = _transform(row['extrinsic.transform'], f'{part.path}: the extrinsic')
+            extrinsic = _transform(row, 'extrinsic.transform', f'{part.path}: camera {camera}')
             size = row['width'], row['height']
             if not all(isinstance(side, int) and 0 < side < 1 << 16 for side in size):
                 raise SegmentError(f'{part.path}: camera {camera} has an impossible size {size}')
+            if not np.isfinite(intrinsic).all():
+                raise SegmentError(f'{part.path}: camera {camera} has impossible intrinsics {intrinsic}')
             found[camera] = CameraCalibration(camera, intrinsic, extrinsic, *size)
         return found
 
@@ -253,11 +262,21 @@ class SegmentReader:
                 raise SegmentError(f'{part.path}: no calibration of laser {laser}; it has {sorted(part.rows)}')
             row = rows[laser,]
             low, high, values = (row[name] for name in INCLINATIONS)
-            if values is None and None in (low, high):
-                raise SegmentError(f'{part.path}: laser {laser} has no beam inclinations')
-            extrinsic = _transform(row['extrinsic.transform'], f'{part.path}: the extrinsic')
+            beams = np.array([low, high] if values is None else values, np.float64)
+            if not (np.abs(beams) <= np.pi / 2).all() or (np.diff(beams) < 0).any():
+                raise SegmentError(
+                    f'{part.path}: laser {laser} has no ascending beam inclinations in radians: {beams}'
+                )
+            extrinsic = _transform(row, 'extrinsic.transform', f'{part.path}: laser {laser}')
             found[laser] = LaserCalibration(laser, extrinsic, low, high, values)
         return found
+
+
+def _family(kind: pa.DataType) -> str:
+    """A type without its width, in which files may differ."""
+    if isinstance(kind, pa.ListType | pa.FixedSizeListType):
+        return f'list of {_family(kind.value_type)}'
+    return 'float' if pa.types.is_floating(kind) else 'int' if pa.types.is_integer(kind) else str(kind)
 
 
 def _value(cell: pa.Scalar) -> Any:
@@ -266,12 +285,14 @@ def _value(cell: pa.Scalar) -> Any:
     return np.array(cell.values.to_numpy(zero_copy_only=False))  # a copy: Arrow's own buffers take more memory
 
 
-def _transform(values: np.ndarray | None, what: str) -> np.ndarray:
+def _transform(row: dict[str, Any], column: str, where: str) -> np.ndarray:
     """16 doubles as a rigid 4x4 transform."""
+    values = row[column]
     matrix = values.astype(np.float64).reshape(4, 4) if values is not None and values.size == 16 else np.zeros((4, 4))
-    rotation = matrix[:3, :3]
-    if not (np.isfinite(matrix).all() and np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3)):
-        raise FrameError('bad pose', f'{what} is no rigid transform: {values}')
+    rotation, close = matrix[:3, :3], partial(np.allclose, atol=1e-3)
+    rigid = np.isfinite(matrix).all() and close(rotation @ rotation.T, np.eye(3)) and close(matrix[3], [0, 0, 0, 1])
+    if not rigid or np.linalg.det(rotation) < 0:
+        raise FrameError('bad pose', f'{where}: {column} is no rigid transform: {values}')
     return matrix
 
 
@@ -280,6 +301,7 @@ def _range_image(row: dict[str, Any], number: int, channels: int) -> np.ndarray 
     values, shape = (row[f'range_image_return{number}.{part}'] for part in ('values', 'shape'))
     if values is None or shape is None:
         return None
-    if len(shape) != 3 or shape[2] != channels or int(np.prod(shape, dtype=np.int64)) != values.size:
-        raise FrameError('bad lidar', f'return {number}: {values.size} values cannot be {list(shape)}')
-    return values.astype(np.float32, copy=False).reshape(shape)
+    sides = shape.tolist()
+    if len(sides) != 3 or sides[2] != channels or min(sides) < 1 or math.prod(sides) != values.size:
+        raise FrameError('bad lidar', f'return {number}: {values.size} values cannot be {sides}')
+    return values.astype(np.float32, copy=False).reshape(sides)

@@ -1,14 +1,20 @@
 """The whole job: which segments, by how many processes, resumed, counted and reported.
 
 Segments are independent, so they are what processes (`workers`) and machines (`shard`) share out. A segment
-is complete once its `index.json` is there; a run leaves complete segments alone and starts the others over.
+is complete where its `index.json` is and the files are as that says; a run leaves complete segments alone and
+starts the others over.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
+import math
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import threading
 import time
@@ -16,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +31,7 @@ from ..datasets.waymo_index import read_index
 from ..errors import UserError
 from ..progress import duration
 from .parquet import needed_components
-from .segment import prepare_segment
+from .segment import intact, prepare_segment
 from .types import CAMERA_NAMES, Job, SegmentError
 
 MAX_MESSAGES = 10  # of one segment; its index lists all
@@ -49,7 +55,6 @@ class Totals:
 
     def add(self, outcome: str, index: dict[str, Any]) -> None:
         """Count a segment that is prepared, from its index."""
-        self.segments[outcome] += 1
         self.frames[outcome] += len(index['frames'])
         self.skipped.update(row['reason'] for row in index['skipped'])
         self.dropped.update(index['dropped_returns'])
@@ -67,8 +72,8 @@ class Totals:
         return (
             f'{self.frames["done"]} frames written{before}, {self.empty} of these without LiDAR points, '
             f'{self.skipped.total()} skipped{f" ({reasons})" if reasons else ""}; '
-            f'{self.dropped["behind"]} returns behind a camera and {self.dropped["outside"]} outside an image '
-            'dropped; '
+            f'{self.dropped["behind"]} returns behind a camera, {self.dropped["outside"]} outside an image and '
+            f'{self.dropped["invalid"]} without a possible distance dropped; '
             f'segments: {self.segments["done"]} done, {self.segments["complete"]} complete before, '
             f'{self.segments["failed"]} failed'
         )
@@ -78,8 +83,8 @@ def list_segments(root: Path, split: str, lasers: tuple[int, ...], shard: tuple[
     """Names of the segments of a split that any needed component has, sorted, one shard of them.
 
     Raises:
-        PrepareError: the split or a component's folder is missing, nothing is in it, or the shard is no
-            shard.
+        PrepareError: the split or a component's folder is missing, nothing is in it, a file's name is no
+            segment's, or the shard is no shard.
     """
     index, count = shard
     if not 0 <= index < count:
@@ -91,10 +96,13 @@ def list_segments(root: Path, split: str, lasers: tuple[int, ...], shard: tuple[
     missing = [name for name in components if not (folder / name).is_dir()]
     if missing:
         raise PrepareError(f'{folder}: missing components {", ".join(missing)}')
-    names = {path.stem for name in components for path in (folder / name).glob('*.parquet')}
-    if not names:
+    files = {path.stem: path for name in components for path in (folder / name).glob('*.parquet')}
+    if not files:
         raise PrepareError(f'{folder}: no .parquet files')
-    return sorted(names)[index::count]
+    for name, path in files.items():
+        if not re.fullmatch(r'[\w-][\w. -]*', name):
+            raise PrepareError(f'{path}: {name!r} is no segment name, and could lead out of OUT; remove the file')
+    return sorted(files)[index::count]
 
 
 def prepare(job: Job, log: Callable[[str], None]) -> Totals:
@@ -109,23 +117,22 @@ def prepare(job: Job, log: Callable[[str], None]) -> Totals:
     totals = Totals()
     names = list_segments(job.root, job.split, job.settings.lasers, job.shard)
     try:
-        pending = [name for name in names if not _complete(job, name, totals)]
-        log(f'{job.split}, shard {job.shard[0]}/{job.shard[1]}: {len(names)} segments, {len(pending)} to do')
-        began = time.monotonic()
-        with closing(_outcomes(job, pending)) as outcomes:
-            for done, (name, outcome) in enumerate(outcomes, 1):
-                if isinstance(outcome, SegmentError):
-                    totals.segments['failed'] += 1
-                    log(f'{name}: failed, {outcome}')
+        with _claimed(job.out / job.split, job.shard, names), closing(_outcomes(job, names)) as outcomes:
+            new = sum(_index(job, name) is None for name in names)
+            log(f'{job.split}, shard {job.shard[0]}/{job.shard[1]}: {len(names)} segments, {new} to do')
+            began = time.monotonic()
+            for name, (outcome, result) in outcomes:
+                totals.segments[outcome] += 1
+                if outcome == 'failed':
+                    log(f'{name}: failed, {result}')
                 else:
-                    totals.add('done', outcome)
-                    for row in outcome['skipped'][:MAX_MESSAGES]:
-                        frame = f'{name} {row["timestamp"]} {CAMERA_NAMES[row["camera"]]}'
-                        log(f'{frame}: skipped, {row["reason"]}: {row["detail"]}')
-                    if (more := len(outcome['skipped']) - MAX_MESSAGES) > 0:
-                        log(f'{name}: ... and {more} more, listed in its index')
-                left = (time.monotonic() - began) / done * (len(pending) - done)
-                log(f'{done} of {len(pending)} segments, {duration(left)} left')
+                    totals.add(outcome, result)
+                if outcome == 'done':
+                    _log_skipped(name, result['skipped'], log)
+                todo = len(names) - totals.segments['complete']
+                if done := totals.segments['done'] + totals.segments['failed']:
+                    left = (time.monotonic() - began) / done * (todo - done)
+                    log(f'{done} of {todo} segments, {duration(left)} left')
     except BrokenProcessPool as error:
         raise PrepareError(f'a worker died (killed, out of memory?); so far: {totals}') from error
     except OSError as error:
@@ -134,33 +141,75 @@ def prepare(job: Job, log: Callable[[str], None]) -> Totals:
     return totals
 
 
-def _complete(job: Job, name: str, totals: Totals) -> bool:
-    """Whether a segment is to be left alone; if so, it is counted."""
-    if job.overwrite:
-        return False
+def _log_skipped(name: str, skipped: list[dict[str, Any]], log: Callable[[str], None]) -> None:
+    for row in skipped[:MAX_MESSAGES]:
+        camera = CAMERA_NAMES[row['camera']]
+        log(f'{name} {row["timestamp"]} {camera}: skipped, {row["reason"]}: {row["detail"]}')
+    if len(skipped) > MAX_MESSAGES:
+        log(f'{name}: ... and {len(skipped) - MAX_MESSAGES} more, listed in its index')
+
+
+@contextmanager
+def _claimed(base: Path, shard: tuple[int, int], names: list[str]) -> Iterator[None]:
+    """Keep other processes from the segments, and clear up before and after what runs left that were cut off."""
+    base.mkdir(parents=True, exist_ok=True)
+    (base / f'.shard-{shard[0]}-of-{shard[1]}.lock').touch()
+    with ExitStack() as files:
+        for path in base.glob('.shard-*-of-*.lock'):
+            index, count = map(int, re.findall(r'\d+', path.name))
+            if (index - shard[0]) % math.gcd(count, shard[1]) == 0:  # the two shards have segments in common
+                try:
+                    fcntl.flock(files.enter_context(path.open('a')), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise PrepareError(f'{path}: another process prepares these segments; wait for its end') from None
+        _clear_up(base, names)
+        try:
+            yield
+        finally:
+            _clear_up(base, names)
+
+
+def _clear_up(base: Path, names: list[str]) -> None:
+    for path in base.glob('.*'):
+        left = re.fullmatch(r'\.(.+)\.\d+\.(part|former)', path.name)
+        if left and left[1] in names:
+            if left[2] == 'former' and not (base / left[1]).exists():
+                path.rename(base / left[1])  # cut off between the two renames of `written_whole`
+            else:
+                shutil.rmtree(path)
+
+
+def _index(job: Job, name: str) -> dict[str, Any] | None:
+    """The index of a segment that is to be left alone if its files are whole."""
     folder = job.out / job.split / name
     try:
-        index = read_index(folder)
+        index = None if job.overwrite else read_index(folder)
         if index is None:
-            return False
+            return None
         theirs = {key: tuple(value) for key, value in index['settings'].items()}
-        totals.add('complete', index)
+        Totals().add('complete', index)
+    except (json.JSONDecodeError, UnicodeDecodeError):  # damaged
+        return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PrepareError(f'{folder}: an index that cannot be used ({error}); --overwrite redoes it') from error
     if theirs != asdict(job.settings):
         raise PrepareError(f'{folder}: prepared with {theirs}, not {asdict(job.settings)}; --overwrite redoes it')
-    return True
+    return index
 
 
-def _segment(job: Job, name: str) -> dict[str, Any] | SegmentError:
+def _segment(job: Job, name: str) -> tuple[str, dict[str, Any] | SegmentError]:
+    """What became of a segment, with its index or what is wrong."""
+    index = _index(job, name)
+    if index and intact(job.out / job.split, index):
+        return 'complete', index
     try:
-        return prepare_segment(job, name)
+        return 'done', prepare_segment(job, name)
     except SegmentError as error:
-        return error
+        return 'failed', error
 
 
-def _outcomes(job: Job, names: list[str]) -> Iterator[tuple[str, dict[str, Any] | SegmentError]]:
-    """The segments' indexes, or why there is none, as they are done."""
+def _outcomes(job: Job, names: list[str]) -> Iterator[tuple[str, tuple[str, dict[str, Any] | SegmentError]]]:
+    """Each name with what `_segment` returns, as they are done."""
     workers = min(job.workers, len(names))
     if workers <= 1:
         yield from ((name, _segment(job, name)) for name in names)

@@ -15,6 +15,8 @@ import numpy as np
 
 from .types import CameraCalibration, FrameError, LaserCalibration, LaserScan
 
+MAX_RANGE = 500.0  # metres; several times as far as any LiDAR sees
+
 
 @dataclass(frozen=True, eq=False)
 class SparseDepth:
@@ -23,8 +25,9 @@ class SparseDepth:
     x: np.ndarray  # (N,) uint16 pixel columns
     y: np.ndarray  # (N,) uint16 pixel rows
     depth: np.ndarray  # (N,) float32 z-depth, metres, all above 0
-    behind: int  # returns dropped because their z-depth is not positive (or not finite)
+    behind: int  # returns dropped because their z-depth is not positive
     outside: int  # returns dropped because their projection lies outside the image
+    invalid: int  # returns dropped because their range, pose or z-depth is not a number or above `MAX_RANGE`
 
 
 def row_inclinations(calibration: LaserCalibration, height: int) -> np.ndarray:
@@ -87,8 +90,7 @@ def nearest_per_pixel(x: np.ndarray, y: np.ndarray, depth: np.ndarray, width: in
     z-depth, metres.
     """
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    ahead = (depth > 0) & np.isfinite(depth)
-    keep = inside & ahead
+    keep = inside & (depth > 0) & (depth <= MAX_RANGE)
     keys = y[keep].astype(np.int64) * width + x[keep].astype(np.int64)
     kept = depth[keep]
     order = np.lexsort((kept, keys))
@@ -98,8 +100,9 @@ def nearest_per_pixel(x: np.ndarray, y: np.ndarray, depth: np.ndarray, width: in
         x=columns.astype(np.uint16),
         y=rows.astype(np.uint16),
         depth=kept[order][first].astype(np.float32),
-        behind=int((inside & ~ahead).sum()),
+        behind=int((inside & (depth <= 0)).sum()),
         outside=int((~inside).sum()),
+        invalid=int((inside & ~(depth <= MAX_RANGE)).sum()),
     )
 
 
@@ -117,7 +120,9 @@ def scan_points(
     """
     points, projections = [np.empty((0, 3))], [np.empty((0, 6), np.float32)]
     for number, image in scan.range_images.items():
-        ranges, projection = image[..., 0], scan.projections.get(number)
+        # What cannot be goes on as NaN, to be counted where it is dropped.
+        ranges = np.where(image[..., 0] <= MAX_RANGE, image[..., 0], np.nan)
+        projection = scan.projections.get(number)
         sizes = [None if part is None else part.shape[:2] for part in (projection, scan.pixel_pose)]
         if sizes[0] != ranges.shape or sizes[1] not in (None, ranges.shape):
             which = f'laser {calibration.laser} return {number}'
@@ -125,10 +130,11 @@ def scan_points(
             raise FrameError('bad lidar', f'{which}: {found} do not fit')
         # Most pixels reach no camera that is asked for: drop them before the trigonometry.
         seen = np.any([projection[..., slot] == camera for slot in (0, 3) for camera in cameras], axis=0)
-        pixels = np.flatnonzero(seen & (ranges > 0))
+        pixels = np.flatnonzero(seen & ~(ranges <= 0))
         found = laser_points(ranges, pixels, calibration)
         if scan.pixel_pose is not None:
-            found = apply_pixel_pose(found, scan.pixel_pose.reshape(-1, 6)[pixels], world_from_vehicle)
+            poses = scan.pixel_pose.reshape(-1, 6)[pixels]
+            found = apply_pixel_pose(found, np.where(np.isfinite(poses), poses, np.nan), world_from_vehicle)
         points.append(found)
         projections.append(projection.reshape(-1, 6)[pixels])
     return np.concatenate(points), np.concatenate(projections)

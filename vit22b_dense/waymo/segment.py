@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import zlib
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +18,10 @@ import cv2
 import numpy as np
 
 from ..datasets.waymo_index import INDEX, VERSION
-from ..files import write_atomically
+from ..files import written_whole
 from .parquet import SegmentReader
-from .projection import SparseDepth, camera_depth, scan_points
-from .types import CAMERA_NAMES, CameraCalibration, CameraImage, FrameError, Job
+from .projection import camera_depth, scan_points
+from .types import CAMERA_NAMES, CameraCalibration, FrameError, Job, SegmentError
 
 _OURS = re.compile(r'\d+_\d\.(jpg|npz)|\..*\.part|index\.json')
 
@@ -41,18 +42,36 @@ def check_jpeg(jpeg: bytes, calibration: CameraCalibration) -> None:
         raise FrameError('bad image', f'it is {size}, its calibration says {wanted} (width, height)')
 
 
+def intact(base: Path, index: dict[str, Any]) -> bool:
+    """Whether the files of a segment's index are all in the folder `base`, undamaged."""
+    for frame in index['frames']:
+        for part in ('image', 'depth'):
+            path = base / frame.get(part, '')
+            if not path.is_file() or zlib.crc32(path.read_bytes()) != frame.get(f'{part}_crc32'):
+                return False
+    return True
+
+
 def prepare_segment(job: Job, name: str) -> dict[str, Any]:
-    """Prepare a segment from its beginning, replacing whatever an earlier run left of it; returns its index.
+    """Prepare a segment from its beginning and, when all of it is there, put it in the place of an earlier one.
+
+    Returns:
+        Its index.
 
     Raises:
-        SegmentError: the segment cannot be read; no index is written.
-        OSError: the output cannot be written; no index is written.
+        SegmentError: the segment cannot be read, or the folder to replace holds files of someone else's.
+        OSError: the output cannot be written.
     """
-    frames, skipped, dropped = [], [], Counter(behind=0, outside=0)
-    with SegmentReader(job.root, job.split, name, job.settings) as reader:
-        folder = job.out / job.split / name
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
+    folder = job.out / job.split / name
+    others = [path for path in folder.glob('*') if not (_OURS.fullmatch(path.name) and path.is_file())]
+    if others:
+        raise SegmentError(f'{others[0]}: not of this tool, whose folder is to be replaced; move it elsewhere')
+    frames, skipped, dropped = [], [], Counter(behind=0, outside=0, invalid=0)
+    with (
+        SegmentReader(job.root, job.split, name, job.settings) as reader,
+        written_whole(folder, overwrite=True) as beside,
+    ):
+        beside.mkdir()
         for timestamp in reader.iterate():
             seen = None
             for camera in job.settings.cameras:
@@ -69,22 +88,26 @@ def prepare_segment(job: Job, name: str) -> dict[str, Any]:
                     continue
                 points, projections, pose = seen
                 depth = camera_depth(points, projections, calibration, pose, image.world_from_vehicle)
-                dropped.update(behind=depth.behind, outside=depth.outside)
-                _write(folder / stem, image, depth)
+                dropped.update(behind=depth.behind, outside=depth.outside, invalid=depth.invalid)
+                arrays = io.BytesIO()
+                np.savez(arrays, x=depth.x, y=depth.y, depth=depth.depth)
                 key |= {'camera_name': CAMERA_NAMES[camera], 'width': calibration.width, 'height': calibration.height}
-                paths = {'image': f'{name}/{stem}.jpg', 'depth': f'{name}/{stem}.npz'}
-                frames.append(key | {'points': len(depth.depth)} | paths)
-    for rows in (frames, skipped):
-        rows.sort(key=lambda row: (row['timestamp'], row['camera']))
-    index = {
-        'version': VERSION,
-        'segment': name,
-        'settings': asdict(job.settings),
-        'dropped_returns': dict(dropped),
-        'frames': frames,
-        'skipped': skipped,
-    }
-    write_atomically(folder / INDEX, json.dumps(index, indent=1) + '\n')
+                key |= {'points': len(depth.depth)}
+                for part, end, content in (('image', 'jpg', image.jpeg), ('depth', 'npz', arrays.getvalue())):
+                    (beside / f'{stem}.{end}').write_bytes(content)
+                    key |= {part: f'{name}/{stem}.{end}', f'{part}_crc32': zlib.crc32(content)}
+                frames.append(key)
+        for rows in (frames, skipped):
+            rows.sort(key=lambda row: (row['timestamp'], row['camera']))
+        index = {
+            'version': VERSION,
+            'segment': name,
+            'settings': asdict(job.settings),
+            'dropped_returns': dict(dropped),
+            'frames': frames,
+            'skipped': skipped,
+        }
+        (beside / INDEX).write_text(json.dumps(index, indent=1) + '\n')
     return index
 
 
@@ -94,18 +117,3 @@ def _points(reader: SegmentReader, timestamp: int) -> tuple[np.ndarray, np.ndarr
     parts = [scan_points(reader.scan(timestamp, n), laser, pose, cameras) for n, laser in reader.lasers.items()]
     points, projections = (np.concatenate(column) for column in zip(*parts, strict=True))
     return points, projections, pose
-
-
-def _write(stem: Path, image: CameraImage, depth: SparseDepth) -> None:
-    write_atomically(stem.with_suffix('.jpg'), image.jpeg)
-    arrays = io.BytesIO()
-    np.savez(arrays, x=depth.x, y=depth.y, depth=depth.depth)
-    write_atomically(stem.with_suffix('.npz'), arrays.getvalue())
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run wrote, its index first, and nothing else."""
-    (folder / INDEX).unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if _OURS.fullmatch(path.name):
-            path.unlink()
