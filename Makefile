@@ -8,7 +8,7 @@ PY := .venv/bin/python
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# Made anew when the requirements change; the stamp is written last, so an interrupted set-up is repeated.
+# Set up again when the requirements change; the stamp is written last, so an interrupted set-up is repeated.
 .venv/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	@echo '== setting up .venv (torch, mmsegmentation and the rest: about a minute)'

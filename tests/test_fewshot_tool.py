@@ -178,7 +178,7 @@ def test_a_table_of_another_protocol_is_refused_even_for_other_cells(finished, d
     before = contents(work_dir)
     other = call(work_dir, data_root, '--collect', backbones=('vit22b_small',), options=['train_cfg.max_iters=7'])
     assert other.returncode == 1
-    assert 'holds a table of another configuration: "demo/linear.py scratch train_cfg.max_iters=6' in other.stderr
+    assert 'contains a table of another configuration: "demo/linear.py scratch train_cfg.max_iters=6' in other.stderr
     assert contents(work_dir) == before
 
 
@@ -206,15 +206,15 @@ def test_an_unwritable_work_dir(data_root, tmp_path):
     ('change', 'message'),
     [
         (dict(fractions=['0']), "unknown fraction '0' .*known: 1, 1/16"),
-        (dict(fractions=['1/2', '1/2']), 'fraction 1/2, seed 0 is asked for twice'),
-        (dict(seeds=[3, 3]), 'seed 3 is asked for twice'),
+        (dict(fractions=['1/2', '1/2']), 'fraction 1/2, seed 0 is requested twice'),
+        (dict(seeds=[3, 3]), 'seed 3 is requested twice'),
         (
             dict(backbones=['vit22b_tiny', 'vit22b_tiny:random']),
             r'vit22b_tiny \(random weights\), fraction 1/2.* twice',
         ),
         (dict(backbones=['vit23b']), "unknown backbone 'vit23b'"),
         (dict(backbones=['vit22b_tiny=']), 'give NAME or NAME=WEIGHTS'),
-        (dict(backbones=['vit22b_tiny=a.pth:random']), 'random weights are not in a file'),
+        (dict(backbones=['vit22b_tiny=a.pth:random']), 'a file of weights and random weights exclude each other'),
         (
             dict(options=['train_dataloader.dataset.dataset.unit=drive']),
             "unit='drive': ADE20KDataset does not have it",
@@ -239,7 +239,7 @@ def test_a_folder_with_a_foreign_checkpoint_is_refused(data_root, tmp_path):
     folder = tmp_path / 'vit22b_tiny_random/1_2/seed0'
     folder.mkdir(parents=True)
     (folder / 'iter_6.pth').write_text('')
-    with pytest.raises(UserError, match=r'holds iter_6.pth of another configuration \(there is no linear.py\)'):
+    with pytest.raises(UserError, match=r'contains iter_6.pth of another configuration \(there is no linear.py\)'):
         planned(data_root, tmp_path)
 
 

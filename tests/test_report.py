@@ -215,7 +215,7 @@ def test_what_is_no_run_is_named(tmp_path, few_shot):
     with pytest.raises(UserError, match='absent: no such folder'):
         page_of([tmp_path / 'absent'], 'title')
     (tmp_path / 'nothing').mkdir()
-    with pytest.raises(UserError, match='nothing: no run in it'):
+    with pytest.raises(UserError, match='nothing: contains no run'):
         page_of([tmp_path / 'nothing'], 'title')
     (few_shot / 'tiny/1/seed0/test/scores.json').write_text('[]')
     with pytest.raises(UserError, match=r'scores.json: not written by tools/test.py'):

@@ -67,7 +67,7 @@ def claimed(work_dir, data_root, options=None, resume=True, amp=False, **axes):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(resume=False), r'holds a run already \(iter_4.pth\)\. Continue it with --resume'),
+        (dict(resume=False), r'already contains a run \(iter_4.pth\)\. Continue it with --resume'),
         (dict(seed='1'), 'train_dataloader.dataset.dataset.seed is 0 there and 1 now'),
         (dict(fraction='1/2'), "dataset.fraction is '1' there and '1/2' now"),
         (dict(options=['train_dataloader.batch_size=3']), 'train_dataloader.batch_size is 2 there and 3 now'),
@@ -107,7 +107,7 @@ def test_settings_that_do_not_matter_may_change(finished, data_root):
 def test_a_work_dir_in_use_is_refused(finished, data_root):
     with open(finished / '.training', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(WorkDirError, match='another process trains there'):
+        with pytest.raises(WorkDirError, match='another process is training there'):
             claimed(finished, data_root)
 
 

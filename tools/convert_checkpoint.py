@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Convert a checkpoint between formats (.pth, .safetensors, sharded safetensors) and layouts of its weights.
 
-The source stays as it is; the destination appears under its name when it is whole. A checkpoint of a frozen run refers
-to its backbone's weights: they are found, or named with --weights, and written with the rest.
+The source is never changed; the destination appears under its name only once it is complete. A checkpoint of a frozen
+run refers to its backbone's weights: they are located, by --weights if they have moved, and included in the result.
 """
 
 import argparse
@@ -44,23 +44,25 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('source', metavar='SRC', help='.pth, .safetensors, or a folder or index of shards')
     parser.add_argument('destination', metavar='DST', help='.pth, .safetensors, or else a folder of shards')
-    parser.add_argument('--from', dest='source_layout', choices=list(LAYOUTS), help='default: found by the names')
+    parser.add_argument('--from', dest='source_layout', choices=list(LAYOUTS), help='default: detected from the names')
     parser.add_argument(
         '--to',
         dest='target_layout',
         choices=[*LAYOUTS, SAME],
-        help=f'default: vit22b or plain, as the source is; {SAME}: change the format only, whatever the names',
+        help=f'default: vit22b or plain, to match the source; {SAME}: change only the format, whatever the names',
     )
     parser.add_argument(
-        '--grid', type=parse_grid, metavar='HxW', help='of a flat position embedding that is not square'
+        '--grid', type=parse_grid, metavar='HxW', help='grid of a flat position embedding that is not square'
     )
-    parser.add_argument('--dtype', choices=list(DTYPES), help='of floating-point tensors (default: as they are)')
+    parser.add_argument('--dtype', choices=list(DTYPES), help='type of floating-point tensors (default: unchanged)')
     parser.add_argument(
-        '--max-shard-size', type=parse_bytes, metavar='SIZE', help='of a folder of shards (default: 5GB)'
+        '--max-shard-size', type=parse_bytes, metavar='SIZE', help='size of the shards in a folder (default: 5GB)'
     )
-    parser.add_argument('--prefix', metavar='P', help='of the backbone in a whole model (default: found by the names)')
-    parser.add_argument('--weights', metavar='PATH', help="a frozen run's pretrained backbone, where it has moved")
-    parser.add_argument('--overwrite', action='store_true', help='replace the destination once the new one is whole')
+    parser.add_argument('--prefix', metavar='P', help="of the backbone's names in a full model (default: detected)")
+    parser.add_argument('--weights', metavar='PATH', help="new location of a frozen run's pretrained backbone")
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace an existing destination once the new one is complete'
+    )
     return parser.parse_args()
 
 
@@ -75,11 +77,13 @@ def main() -> None:
 
 
 def whole_source(args: argparse.Namespace, folder: Path) -> str | Path:
-    """The source, or where it refers to weights a whole one that is made of it in a folder."""
+    """The source, or if it refers to weights, a complete copy of it in a folder."""
     checkpoint = whole_checkpoint(args.source, args.weights) if args.source.endswith('.pth') else None
     if checkpoint is None:
         if args.weights:
-            raise UserError(f'--weights {args.weights}: {args.source} refers to no weights, it is whole')
+            raise UserError(
+                f'--weights {args.weights}: {args.source} contains all of its weights; leave --weights out'
+            )
         return args.source
     torch.save(checkpoint, folder / Path(args.source).name)
     return folder / Path(args.source).name

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Both jobs on the embedded toy street: make the data, train, test, and leave scores and pictures.
+"""Segmentation and depth on a generated toy street: make the data, train, test, and write scores and pictures.
 
-Segmentation of pictures in ADE20K's layout, trained from scratch; depth from files in Waymo's schema, prepared as
-Waymo's are, on a frozen backbone with random weights. Everything lands in one folder: data/ and depth_data/, a run
-folder each, pictures, overview.png, depth_overview.png and scores.md.
+Segmentation uses images in ADE20K's layout and trains from scratch. Depth uses files in Waymo's schema, prepared like
+Waymo's own, and trains on a frozen backbone with random weights. Everything goes to one folder: data/ and depth_data/,
+a folder for each run, pictures, overview.png, depth_overview.png and scores.md.
 """
 
 import argparse
@@ -28,7 +28,7 @@ STEPS = 10
 
 
 def run(title: str, *command: str | Path) -> None:
-    """Run one of the tools, saying what it is for; stop the demo where it fails."""
+    """Announce and run one of the tools; stop the demo if it fails."""
     run.step += 1
     print(f'\n== {run.step}/{STEPS} {title}\n   {" ".join(map(str, command))}', flush=True)
     status = subprocess.run([sys.executable, TOOLS / command[0], *map(str, command[1:])], check=False).returncode

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """The few-shot table: train and test backbones on fractions of the training data, with several seeds.
 
-Every cell (backbone, fraction, seed) is trained and tested by processes of its own, in a folder of its own. Run the
-same command again to go on: finished cells are skipped, killed ones continued, failed ones tried again. It may run
-several times at once on one folder, say once an accelerator: each cell is taken by one of them. After each cell
-WORK_DIR/table.md, table.csv (every score of every cell) and curve.png are written anew; rows that are there already,
-of other backbones say, stay in them.
+Each cell (backbone, fraction, seed) is trained and tested in its own processes and its own folder. Run the same
+command again to continue: finished cells are skipped, interrupted ones resumed, failed ones retried. The command may
+run several times at once on one folder, for example once per GPU: each cell is run by only one of them. After each
+cell, WORK_DIR/table.md, table.csv (every score of every cell) and curve.png are updated; rows of other backbones that
+they already contain are kept.
 """
 
 import argparse
@@ -41,14 +41,14 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=['vit22b_base'],
         metavar='NAME[=WEIGHTS][:random]',
-        help='rows of the table: files of configs/_base_/backbones, with pretrained weights other than the default; '
-        ':random leaves the weights random, as a baseline (default: vit22b_base)',
+        help='rows of the table: names from configs/_base_/backbones, optionally with other pretrained weights; '
+        ':random keeps the weights random, as a baseline (default: vit22b_base)',
     )
     parser.add_argument('--fractions', nargs='+', default=FRACTIONS, metavar='1/16', help='default: 1/16 … 1')
     parser.add_argument(
-        '--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='of subset and run (default: 0 1 2)'
+        '--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='seeds of subset and run (default: 0 1 2)'
     )
-    parser.add_argument('--regime', metavar='NAME', help='how it is trained: frozen (default), finetune or scratch')
+    parser.add_argument('--regime', metavar='NAME', help='training regime: frozen (default), finetune or scratch')
     parser.add_argument('--data-root', metavar='DIR', help='folder of the data set')
     parser.add_argument('--work-dir', type=Path, metavar='DIR', help='default: work_dirs/fewshot_CONFIG')
     parser.add_argument(
@@ -62,9 +62,11 @@ def parse_args() -> argparse.Namespace:
     instead.add_argument(
         '--dry-run',
         action='store_true',
-        help='print the commands that are still to be run, one line a cell, for a scheduler; afterwards --collect',
+        help='print the remaining commands, one line per cell, for a scheduler; use --collect afterwards',
     )
-    instead.add_argument('--collect', action='store_true', help='run nothing: table and curve from what is there')
+    instead.add_argument(
+        '--collect', action='store_true', help='run nothing; build the table and the curve from the finished cells'
+    )
     return parser.parse_args()
 
 

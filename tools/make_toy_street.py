@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Make the toy street: ray-cast streets, as pictures with labels (ADE20K's layout) or with LiDAR (Waymo's).
+"""Generate the toy street: ray-cast scenes with labels (in ADE20K's layout) or with LiDAR (in Waymo's).
 
-The same arguments give the same files. A complete set is left alone, one that was cut off is completed.
+The same arguments give the same files. A complete dataset is left alone; an interrupted one is completed.
 """
 
 import argparse
@@ -27,14 +27,14 @@ def parse_args() -> argparse.Namespace:
         epilog='Example: tools/make_toy_street.py data/toy_street --train 320 --val 64',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument('out', metavar='OUT', type=Path, help='folder: new, empty, or a toy street')
+    parser.add_argument('out', metavar='OUT', type=Path, help='a new or empty folder, or a toy street')
     parser.add_argument(
         '--format', choices=['ade', 'waymo'], default='ade', help="layout: ADE20K's, or Waymo's v2 parquet files"
     )
     parser.add_argument('--train', metavar='N', type=int, default=320, help='training frames (waymo: segments)')
     parser.add_argument('--val', metavar='N', type=int, default=64, help='validation frames (waymo: segments)')
     parser.add_argument('--size', metavar='HxW', type=parse_size, default='224x320', help='in pixels')
-    parser.add_argument('--seed', metavar='N', type=int, default=0, help='another seed gives other streets')
+    parser.add_argument('--seed', metavar='N', type=int, default=0, help='a different seed gives different streets')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     parser.add_argument('--workers', metavar='N', type=int, default=cores, help='processes')
     return parser.parse_args()
@@ -57,7 +57,7 @@ def main() -> None:
     if args.format == 'waymo':
         print('  {training,validation}/COMPONENT/SEGMENT.parquet: next, tools/prepare_waymo.py')
     else:
-        print('  {images,annotations}/{training,validation}: laid out and labelled as ADE20K is')
+        print('  {images,annotations}/{training,validation}: in the layout and with the labels of ADE20K')
 
 
 if __name__ == '__main__':

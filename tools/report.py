@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""One HTML page of some runs: tables, curves, losses, classes or distances, pictures, configuration, versions.
+"""Write an HTML report of runs: tables, curves, losses, scores by class or distance, pictures, configs, versions.
 
-The page needs no other file and no network. A work dir is one of tools/fewshot.py, or one with runs of tools/train.py
-and tools/test.py in it or below it.
+The page is self-contained and needs no network. A work dir is one written by tools/fewshot.py, or a folder that
+contains runs of tools/train.py and tools/test.py.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Tell which few-shot subset a config trains on: its size, a digest to publish, and rare or missing classes."""
+"""Show which images a few-shot subset contains: their number, a digest to publish, rare and missing classes."""
 
 import argparse
 from pathlib import Path
@@ -24,8 +24,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog='Example: tools/subset.py configs/ade20k/linear.py --fraction 1/16 --seed 0'
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--write', type=Path, metavar='LIST', help='write the names of the images there, a line each')
-    parser.add_argument('--verify', type=Path, metavar='LIST', help='compare with such a list; exit status 1 if other')
+    parser.add_argument(
+        '--write', type=Path, metavar='LIST', help='write the names of the images to this file, one per line'
+    )
+    parser.add_argument(
+        '--verify', type=Path, metavar='LIST', help='compare with such a list; the exit status is 1 if they differ'
+    )
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -49,7 +53,7 @@ def class_table(subset: FewShotSubset, num_classes: int) -> str:
 
 
 def verify(path: Path, names: list[str]) -> bool:
-    """Compare with a list and say what differs."""
+    """Compare with a list and print the differences."""
     if not path.is_file():
         raise UserError(f'{path}: no such list')
     listed = {line for line in path.read_text(encoding='utf-8').splitlines() if line}

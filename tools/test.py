@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Test a checkpoint: scores beside a constant answer's, predictions and pictures.
+"""Test a checkpoint: scores, compared with those of a constant prediction, and on request predictions and pictures.
 
 The work dir gets scores.json (all scores, versions) and, in examples/, pictures of the best, median and worst image.
 """

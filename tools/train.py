@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a model from a config, with mmseg's flags and the axes of the configs here."""
+"""Train a model from a config, with mmseg's flags and a flag for each axis that the configs leave open."""
 
 import argparse
 
@@ -14,7 +14,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('--resume', action='store_true', help='continue from the last checkpoint in the work dir')
-    parser.add_argument('--no-validate', action='store_true', help='train only; do not score the model on the way')
+    parser.add_argument('--no-validate', action='store_true', help='train without validation')
     add_run_arguments(parser)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: they name the file or value and what to do."""
+"""Errors that the user can fix: they name the file or value and say what to do."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ class UserError(ValueError):
     """Something outside the program is wrong; the message is all that the user needs.
 
     Attributes:
-        status: with which a tool ends.
+        status: exit status of the tool.
     """
 
     status = 1
@@ -29,7 +29,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
 
 def without_traceback(error: UserError) -> str:
-    """The message alone where a data loader's worker has put its own traceback in front of it."""
+    """The bare message, without the traceback that a data loader's worker puts in front of it."""
     name = re.escape(f'{type(error).__module__}.{type(error).__qualname__}')
     wrapped = re.match(rf'Caught {type(error).__name__} in .*?^(?:{name}): (.*)', str(error), re.DOTALL | re.MULTILINE)
     return (wrapped[1] if wrapped else str(error)).strip()

@@ -1,4 +1,4 @@
-"""Writing files and folders whole: beside, then renamed."""
+"""Atomic writes of files and folders: under a temporary name, then renamed."""
 
 import os
 import shutil
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Write a file so that its final name never holds a part of it, whenever the process dies.
+    """Write a file so that its final name never refers to a partial file, whenever the process dies.
 
     Args:
         path: the final name; its folder is made.
         content: bytes, or text written as UTF-8.
 
     Raises:
-        OSError: as ``open`` and ``write`` raise it (a full disk, say); the former file is then untouched.
+        OSError: as ``open`` and ``write`` raise it (a full disk, say); the previous file is then untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,14 +32,14 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
 @contextmanager
 def written_whole(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Write a file or a folder too large for `write_atomically`: beside, and renamed where the block ends well.
+    """Write a file or folder too large for `write_atomically`: under a temporary name, renamed if the block succeeds.
 
     Args:
         path: the final name; its parent folder is made.
-        overwrite: replace what is there; otherwise what has come to be there meanwhile is an error too.
+        overwrite: replace what is there; otherwise it is an error if something has appeared there meanwhile.
 
     Yields:
-        The name to write to. Nothing is there; where the block fails, nothing is left there.
+        The name to write to. Nothing exists there yet; if the block fails, nothing is left there.
 
     Raises:
         FileExistsError: something is there, without ``overwrite``.

@@ -1,4 +1,4 @@
-"""How far long work is, and how long it will take."""
+"""Progress of long work, and the time that is left."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ QUIET = 10  # seconds between two lines where there is no terminal
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: ``42 s``, ``7 min``, ``3 h 05 min``."""
+    """A duration for people to read: ``42 s``, ``7 min``, ``3 h 05 min``."""
     if seconds < 90:
         return f'{seconds:.0f} s'
     minutes = round(seconds / 60)
@@ -16,13 +16,13 @@ def duration(seconds: float) -> str:
 
 
 def overwrite_line(text: str) -> None:
-    """On a terminal, write a text over the last line; elsewhere nothing."""
+    """On a terminal, overwrite the last line with a text; elsewhere do nothing."""
     if sys.stdout.isatty():
         print(f'\r\033[K{text}', end='', flush=True)
 
 
 class Progress:
-    """A callback that keeps one line on a terminal; elsewhere it writes one now and then, and the last.
+    """A callback that updates one line on a terminal; elsewhere it prints a line now and then, and the last one.
 
     Args:
         what: plural of what is counted, or a function from the number done and the number in all to a text.
@@ -33,7 +33,7 @@ class Progress:
         self.start = self.written = time.time()
 
     def __call__(self, done: int, total: int) -> None:
-        """Tell that ``done`` of ``total`` are done, and the time left."""
+        """Report that ``done`` of ``total`` are done, and the time left."""
         now = time.time()
         left = (now - self.start) / max(done, 1) * (total - done)
         text = f'{self.describe(done, total)}, {duration(left)} left'

@@ -17,11 +17,11 @@ from ..errors import UserError
 
 # Axis: environment variable that the configs read, help. Some have their values as files in a folder of `_base_`.
 AXES = {
-    'backbone': ('VIT22B_BACKBONE', 'backbone to use, a file of configs/_base_/backbones'),
-    'weights': ('VIT22B_WEIGHTS', "pretrained backbone: a file, or the folder of a transformers' model"),
-    'regime': ('VIT22B_REGIME', 'how it is trained: frozen, finetune or scratch'),
-    'fraction': ('VIT22B_FRACTION', 'share of the training data, such as 1/16, with its number of iterations'),
-    'seed': ('VIT22B_SEED', 'seed of weights, data order, augmentation and few-shot subset'),
+    'backbone': ('VIT22B_BACKBONE', 'backbone: a name from configs/_base_/backbones'),
+    'weights': ('VIT22B_WEIGHTS', "pretrained backbone: a file; for transformers' models a folder or hub id"),
+    'regime': ('VIT22B_REGIME', 'training regime: frozen, finetune or scratch'),
+    'fraction': ('VIT22B_FRACTION', 'fraction of the training data, such as 1/16; also sets the number of iterations'),
+    'seed': ('VIT22B_SEED', 'seed for weights, data order, augmentation and few-shot subset'),
     'data_root': ('VIT22B_DATA_ROOT', 'folder of the data set'),
 }
 FOLDERS = {'backbone': 'backbones', 'regime': 'regimes', 'fraction': 'fractions'}
@@ -47,7 +47,7 @@ class ConfigError(UserError):
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the axes and mmseg's ``--cfg-options`` to a tool's arguments."""
-    axes = parser.add_argument_group('axes', 'choices that every config here leaves open; each has a default')
+    axes = parser.add_argument_group('axes', 'choices that the configs leave open; each has a default')
     for axis, (_, text) in AXES.items():
         metavar = {'data_root': 'DIR', 'weights': 'PATH', 'fraction': '1/16', 'seed': 'N'}.get(axis, 'NAME')
         axes.add_argument(f'--{axis.replace("_", "-")}', metavar=metavar, help=text)
@@ -138,7 +138,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     """Environment variables for a while, so that one config's axes do not reach the next one's."""
     former = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
-    logging.disable(logging.INFO)  # mmengine tells of every variable that it uses
+    logging.disable(logging.INFO)  # mmengine logs every variable that it uses
     try:
         yield
     finally:
@@ -227,7 +227,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
                 if not path.exists():
                     raise ConfigError(
                         f'{cfg.filename}: {loader} ({dataset["type"]}) needs {path}, which does not exist. Put the '
-                        'data there, or name its folder with --data-root DIR (the README tells the layout)'
+                        'data there, or name its folder with --data-root DIR (docs/data.md shows the expected layout)'
                     )
 
 

@@ -24,7 +24,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @register_backend('atomic', force=True)
 class AtomicBackend(LocalBackend):
-    """The local file backend, with files written beside and then renamed."""
+    """The local file backend, with files written under a temporary name and then renamed."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes; see `write_atomically`."""
@@ -146,7 +146,7 @@ class CheckpointFitHook(Hook):
 
 @HOOKS.register_module()
 class IterationSeedHook(Hook):
-    """Seeds Python, NumPy and PyTorch anew at every training iteration.
+    """Reseeds Python, NumPy and PyTorch at every training iteration.
 
     mmengine saves no random state, and saving it would not be enough: a data loader, also that of a validation
     between two iterations, draws from the global generators. With a state that depends on (seed, rank,

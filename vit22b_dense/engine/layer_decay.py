@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayConstructor(DefaultOptimWrapperConstructor):
-    """One group of parameters a depth, with and without weight decay.
+    """One parameter group per depth, with and without weight decay.
 
     A parameter of the backbone at depth ``i`` (``backbone.layer_id``: 0 the embeddings, 1 the first block, …)
     learns at ``lr * decay_rate ** (num_layers + 1 - i)``; everything outside the backbone at ``lr``. Norms, biases
@@ -20,7 +20,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     Raises:
         ValueError: other keys than ``decay_rate``, or a rate outside (0, 1].
-        TypeError: a model whose backbone tells no depths.
+        TypeError: a model whose backbone has no ``layer_id``.
 
     Source: BEiT, arXiv 2106.08254, appendix (layer-wise decay); timm's and mmseg's constructors for the depths.
     """

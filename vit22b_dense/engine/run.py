@@ -24,18 +24,18 @@ RESUMABLE = ('meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers
 
 @RUNNERS.register_module()
 class DenseRunner(Runner):
-    """mmengine's `Runner` that starts several processes without an accelerator too, and reads checkpoints safely.
+    """mmengine's `Runner`, which also runs several processes without an accelerator and reads checkpoints safely.
 
     A checkpoint is read on the CPU, without running code from it, and copied into the model tensor by tensor. Resuming
-    takes the latest checkpoint of the work dir, also where a kill has come before ``last_checkpoint`` was written.
+    takes the latest checkpoint of the work dir, even if the run was killed before ``last_checkpoint`` was written.
     """
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Start the process group by gloo where there is no accelerator; mmengine calls CUDA in any case."""
+        """Start the process group with gloo if there is no accelerator; mmengine would call CUDA."""
         if self.distributed and not torch.cuda.is_available() and not dist.is_initialized():
             if self.launcher != 'pytorch' or 'RANK' not in os.environ:
                 raise UserError(
-                    f'--launcher {self.launcher}: without an accelerator, start by torchrun and --launcher pytorch'
+                    f'--launcher {self.launcher}: without an accelerator, use torchrun and --launcher pytorch'
                 )
             dist.init_process_group('gloo')
         super().setup_env(env_cfg)
@@ -103,12 +103,12 @@ class DenseRunner(Runner):
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what training and testing have in common to a tool's arguments."""
-    parser.add_argument('--work-dir', metavar='DIR', help='where logs and results go (default: below work_dirs/)')
+    parser.add_argument('--work-dir', metavar='DIR', help='folder for logs and results (default: one in work_dirs/)')
     parser.add_argument('--amp', action='store_true', help='mixed precision in bfloat16, on the CPU too')
     add_config_arguments(parser)
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-        help='of several processes; pytorch: the command is started by torchrun',
+        help='launcher of several processes; pytorch: start the command with torchrun',
     )  # fmt: skip
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 

@@ -1,4 +1,4 @@
-"""Work dirs: one run each, and never another's."""
+"""Work dirs: each belongs to one run."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from mmengine.config import Config
 
 from ..errors import UserError
 
-# Where a run lies, how it is started and what it shows: two runs that differ in nothing else are the same. Weights may
-# have moved: the checkpoint tells them by their hash.
+# Where a run is stored, how it is launched and what it displays: runs that differ only in these are the same. Weights
+# may have moved: the checkpoint identifies them by their hash.
 NO_MATTER = re.compile(
     r'(work_dir|resume|load_from|launcher|log_level|log_processor|visualizer|experiment_name|custom_imports'
     r'|default_hooks\.(logger|checkpoint|visualization)|(val|test|tta)_\w+'
@@ -23,7 +23,7 @@ ITERATION = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 
 
 class WorkDirError(UserError):
-    """A work dir that holds another run, or that another process uses."""
+    """A work dir that contains another run, or that another process is using."""
 
 
 def differences(there: dict, asked: dict) -> list[tuple[str, Any, Any]]:
@@ -42,9 +42,9 @@ def _flat(value: Any, key: str = '') -> list[tuple[str, Any]]:
 
 
 def find_checkpoint(work_dir: str | Path) -> Path | None:
-    """The checkpoint that a run goes on from: the latest, whether or not ``last_checkpoint`` tells of it already.
+    """The checkpoint that a run continues from: the latest, whether or not ``last_checkpoint`` names it yet.
 
-    Names alone count, so that a work dir may be moved.
+    Only file names count, so that a work dir may be moved.
     """
     work_dir = Path(work_dir)
     numbered = [(int(match[1]), path) for path in work_dir.glob('*.pth') if (match := ITERATION.fullmatch(path.name))]
@@ -58,10 +58,10 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 def check_same_run(work_dir: Path, cfg: Config) -> None:
-    """Look whether what a work dir holds is of a configuration.
+    """Check that the contents of a work dir belong to a configuration.
 
     Raises:
-        WorkDirError: it holds a checkpoint or scores of another; names what differs and both values.
+        WorkDirError: it contains a checkpoint or scores of another one; names what differs and both values.
     """
     holds = next((path.name for pattern in ('*.pth', 'test/scores.json') for path in work_dir.glob(pattern)), None)
     if holds is None:
@@ -69,7 +69,7 @@ def check_same_run(work_dir: Path, cfg: Config) -> None:
     dumped = work_dir / Path(cfg.filename).name
     if not dumped.is_file():
         raise WorkDirError(
-            f'{work_dir}: holds {holds} of another configuration (there is no {dumped.name}); choose another '
+            f'{work_dir}: contains {holds} of another configuration (there is no {dumped.name}); choose another '
             '--work-dir'
         )
     found = differences(Config.fromfile(dumped).to_dict(), cfg.to_dict())
@@ -77,23 +77,23 @@ def check_same_run(work_dir: Path, cfg: Config) -> None:
         shown = '; '.join(f'{key} is {there!r} there and {asked!r} now' for key, there, asked in found[:SHOWN])
         more = f' (and {len(found) - SHOWN} more)' if len(found) > SHOWN else ''
         raise WorkDirError(
-            f'{work_dir}: holds {holds} of another configuration: {shown}{more}. Choose another --work-dir, or remove '
-            'that folder'
+            f'{work_dir}: contains {holds} of another configuration: {shown}{more}. Choose another --work-dir, or '
+            'remove that folder'
         )
 
 
 def claim(cfg: Config) -> BinaryIO:
-    """Take a training's work dir: for this process alone, and empty or of the same run that is to be resumed.
+    """Claim a work dir for a training: it is empty, or contains the run to resume, and no other process uses it.
 
     Args:
         cfg: with ``work_dir`` and ``resume``.
 
     Returns:
-        The open lock; it ends with the process.
+        The open lock; it is released when the process ends.
 
     Raises:
-        WorkDirError: another process trains there; it holds a run and ``resume`` is off; or a run of another
-            configuration.
+        WorkDirError: another process is training there; it contains a run and ``resume`` is off, or a run of
+            another configuration.
     """
     work_dir = Path(cfg.work_dir)
     try:
@@ -106,13 +106,13 @@ def claim(cfg: Config) -> BinaryIO:
         found = find_checkpoint(work_dir)
         if found is not None and not cfg.resume:
             raise WorkDirError(
-                f'{work_dir}: holds a run already ({found.name}). Continue it with --resume, or choose another '
+                f'{work_dir}: already contains a run ({found.name}). Continue it with --resume, or choose another '
                 '--work-dir'
             )
         check_same_run(work_dir, cfg)
     except BlockingIOError:
         lock.close()
-        raise WorkDirError(f'{work_dir}: another process trains there; choose another --work-dir') from None
+        raise WorkDirError(f'{work_dir}: another process is training there; choose another --work-dir') from None
     except WorkDirError:
         lock.close()
         raise

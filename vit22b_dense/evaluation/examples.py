@@ -89,9 +89,9 @@ class ImageScores(BaseMetric):
 
 
 def draw_examples(metric: ImageScores, visualizer: Visualizer, folder: Path) -> list[dict]:
-    """Draw the best, the median and the worst image of a test that has just ended, and let go of what was kept.
+    """Draw the best, the median and the worst image of a test that has just ended, and discard what was kept.
 
-    Pictures are PNG files in a folder. One that cannot be drawn is said and left out.
+    Pictures are PNG files in a folder. One that cannot be drawn is reported and left out.
 
     Returns:
         Of each picture: its rank, the image, its score with the score's name, and the picture's file name.

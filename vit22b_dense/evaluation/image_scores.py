@@ -1,4 +1,4 @@
-"""Metrics beside a config's own: scores of single images, of single classes, and of a constant answer."""
+"""Metrics beside a config's own: scores of single images, of single classes, and of a constant prediction."""
 
 import numpy as np
 from mmseg.registry import METRICS
@@ -15,7 +15,7 @@ class ImageIoUMetric(ImageScores):
 
     ``IoU/CLASS`` runs over all images, an image's mean over the classes that its label or its prediction has; a class
     that neither has anywhere in the data set is left out. ``majority/mIoU`` and ``majority/aAcc`` are those of always
-    answering the most frequent class of the ground truth: what any model has to beat.
+    predicting the most frequent class of the ground truth: what any model has to beat.
     """
 
     title = 'mIoU'
@@ -50,7 +50,7 @@ def _mean_iou(both: np.ndarray, union: np.ndarray) -> float:
 class ImageDepthMetric(ImageScores):
     """Each image's own absolute relative error; no scores of all images together (`SparseDepthMetric` has them).
 
-    Its arguments are to be those of `SparseDepthMetric`.
+    Its arguments must be those of the `SparseDepthMetric` beside it.
     """
 
     title = 'abs_rel'

@@ -1,4 +1,4 @@
-"""One HTML page of what runs have given: tables, curves, losses, classes or distances, pictures, configurations."""
+"""An HTML report of runs: tables, curves, losses, classes or distances, pictures, configurations."""
 
 import base64
 import io
@@ -171,7 +171,7 @@ def runs_section(folder: Path) -> Section:
 
 
 def render(sections: Sequence[Section], title: str | None = None) -> str:
-    """The page: HTML that needs no other file and no network; without a title it has those of its sections."""
+    """The page: self-contained HTML that needs no network; without a title it has those of its sections."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('vit22b_dense.evaluation', '.'),
         autoescape=True,

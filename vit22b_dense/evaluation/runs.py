@@ -1,4 +1,4 @@
-"""What runs have left in their folders: scores, losses, pictures, configurations."""
+"""The results that runs leave in their folders: scores, losses, pictures, configurations."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def read_record(folder: Path) -> dict:
     """Content of the ``scores.json`` of a test; empty where there is none.
 
     Raises:
-        UserError: a file that is not one.
+        UserError: the file is not a valid one.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -64,10 +64,10 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord | None:
-    """The run of a folder: trained there or tested there; None where there is neither.
+    """The run of a folder, trained or tested there; None if there is neither.
 
     Raises:
-        UserError: a ``scores.json`` that is not one.
+        UserError: an invalid ``scores.json``.
     """
     place = folder if (folder / RECORD).is_file() else folder / TEST
     run = RunRecord(folder, read_record(place), place)
@@ -92,7 +92,5 @@ def find_runs(folder: Path) -> list[RunRecord]:
     tested = {run.folder.resolve() for run in runs if run.record}
     runs = [run for run in runs if run.record or run.folder.resolve() not in tested]
     if not runs:
-        raise UserError(
-            f'{folder}: no run in it: neither the scores.json of tools/test.py nor the log of tools/train.py'
-        )
+        raise UserError(f'{folder}: contains no run: neither scores.json of tools/test.py nor a log of tools/train.py')
     return runs

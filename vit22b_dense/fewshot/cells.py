@@ -1,4 +1,4 @@
-"""The cells of a few-shot table: which commands run each, and what there is of it already."""
+"""The cells of a few-shot table: the commands that run each, and its state."""
 
 import sys
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ FAILURE, SUBSET, TABLE = 'failed.txt', 'subset.txt', 'table.csv'
 class Cell:
     """One training and its test."""
 
-    entry: CellResult  # what the table says of it before it is run
+    entry: CellResult  # its entry in the table before it is run
     cfg: Config = field(repr=False)  # as tools/train.py will load it
     work_dir: Path  # its own folder
     arguments: tuple[str, ...]  # axes and overrides, as both tools take them
@@ -37,7 +37,7 @@ class Cell:
         return (self.work_dir / TEST / RECORD).exists()
 
     def commands(self) -> dict[str, list[str]]:
-        """The commands that are still to be run, by the name of the tool."""
+        """The commands that remain to be run, by the name of the tool."""
         checkpoint = self.work_dir / f'iter_{self.entry.iterations}.pth'
         # without a validation, which would be the test once more
         own = {'train': ['--resume', '--no-validate', '--work-dir', self.work_dir]} if not checkpoint.exists() else {}
@@ -48,18 +48,18 @@ class Cell:
         }
 
     def result(self) -> CellResult:
-        """What the table says of it now."""
+        """Its current entry in the table."""
         return _now(self.entry, self.work_dir)
 
     def write_subset(self) -> None:
-        """Leave the names of the training images in the folder."""
+        """Write the names of the training images to the folder."""
         write_atomically(self.work_dir / SUBSET, ''.join(f'{name}\n' for name in self.train_names))
 
     def check_folder(self) -> None:
-        """Look whether the folder may be used.
+        """Check that the folder may be used.
 
         Raises:
-            UserError: it holds checkpoints or scores of another configuration (names the first difference) or of
+            UserError: it contains checkpoints or scores of another configuration (names the first differences) or of
                 other training images.
         """
         check_same_run(self.work_dir, self.cfg)
@@ -79,7 +79,7 @@ def _now(entry: CellResult, work_dir: Path) -> CellResult:
 
 
 def results(cells: Sequence[Cell], work_dir: Path) -> list[CellResult]:
-    """What there is of some cells, after those of the folder's table that are not among them.
+    """The results of some cells, preceded by the other rows of the folder's table.
 
     Raises:
         UserError: the folder's table is of another protocol.
@@ -88,8 +88,8 @@ def results(cells: Sequence[Cell], work_dir: Path) -> list[CellResult]:
     asked = cells[0].entry.protocol
     if other := next((entry.protocol for entry in former if entry.protocol != asked), None):
         raise UserError(
-            f'{work_dir}: holds a table of another configuration: "{other}" there and "{asked}" now. Choose another '
-            '--work-dir'
+            f'{work_dir}: contains a table of another configuration: "{other}" there and "{asked}" now. Choose '
+            'another --work-dir'
         )
     ours = {cell.entry.folder for cell in cells}
     others = [_now(entry, work_dir / entry.folder) for entry in former if entry.folder not in ours]

@@ -1,4 +1,4 @@
-"""The plan of a few-shot table: its cells, looked at before the first one is run."""
+"""The plan of a few-shot table: its cells, checked before the first one is run."""
 
 import itertools
 from collections.abc import Sequence
@@ -40,18 +40,21 @@ class Backbone:
         return cls(name, weights or None, text.endswith(RANDOM))
 
     def random_options(self, cfg: Config) -> list[str]:
-        """What ``:random`` adds to the overrides of a config.
+        """The overrides that ``:random`` adds to those of a config.
 
         Raises:
-            UserError: random weights and a file of weights, for a backbone whose sizes do not come from there.
+            UserError: random weights and a file of weights, for a backbone whose sizes do not come from that file.
         """
         kind = cfg.model.backbone.type
         if self.random and self.weights and kind != 'HFBackbone':
-            raise UserError(f'--backbones {self.name}={self.weights}{RANDOM}: random weights are not in a file')
+            raise UserError(
+                f'--backbones {self.name}={self.weights}{RANDOM}: a file of weights and random weights exclude each '
+                'other'
+            )
         return ['model.backbone.pretrained=False'] if self.random and kind in ('HFBackbone', 'TIMMViT') else []
 
     def row(self, cfg: Config) -> tuple[str, str]:
-        """Names of its row, which says where the weights are random, and of its folder; both tell the same apart."""
+        """Names of its row, which says if the weights are random, and of its folder; both are unique to the row."""
         backbone = cfg.model.backbone
         default = backbone.type == 'HFBackbone' or bool(backbone.get('init_cfg'))
         if not (backbone.get('pretrained', default) or backbone.get('checkpoint_path')):
@@ -73,14 +76,14 @@ def plan_cells(
     data_root: str | None = None,
     options: Sequence[str] = (),
 ) -> list[Cell]:
-    """All cells, a seed after the other, so that whole curves appear early.
+    """All cells, seed by seed, so that whole curves appear early.
 
-    Nothing is written. Each cell's configuration, its data and its subset are looked at, so that what cannot run is
+    Nothing is written. The configuration, the data and the subset of each cell are checked, so that what cannot run is
     known before the first training starts.
 
     Args:
         backbones, fractions, seeds: the table's axes.
-        work_dir: the cells' folders come below it.
+        work_dir: contains the cells' folders.
         tools: folder of train.py and test.py.
         regime, data_root: axes that all cells share; None for the config's default.
         options: ``KEY=VALUE`` strings as for ``--cfg-options``.
@@ -105,7 +108,9 @@ def plan_cells(
         label, row = backbone.row(cfg)
         folder = str(Path(row, fraction.replace('/', '_'), f'seed{seed}'))
         if folder in cells:
-            raise UserError(f'{label}, fraction {fraction}, seed {seed} is asked for twice: every row needs one name')
+            raise UserError(
+                f'{label}, fraction {fraction}, seed {seed} is requested twice: every row needs a unique name'
+            )
         entry = CellResult(
             backbone=label,
             fraction=fraction,
@@ -129,12 +134,12 @@ def plan_cells(
 def _subset_config(cfg: Config) -> dict:
     subset = cfg.train_dataloader.dataset.get('dataset', {})
     if subset.get('type') != 'FewShotSubset':
-        raise UserError(f'{cfg.filename}: trains on no FewShotSubset (see configs/_base_/loaders.py)')
+        raise UserError(f'{cfg.filename}: does not train on a FewShotSubset (see configs/_base_/loaders.py)')
     return subset
 
 
 def _build_whole(cfg: Config) -> BaseDataset:
-    """The training data that the subsets are taken of, after a look at what any cell needs."""
+    """The training data that the subsets are taken from, after a check of what every cell needs."""
     if 'max_iters' not in cfg.train_cfg:
         raise UserError(f'{cfg.filename}: trains by epochs; give train_cfg an iteration-based loop (max_iters)')
     check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
@@ -143,7 +148,7 @@ def _build_whole(cfg: Config) -> BaseDataset:
 
 
 def _data_set_name(dataset: dict) -> str:
-    """A data set's type, and how many classes it is read with where these are not the type's own."""
+    """A data set's type, and the number of classes if they are not the type's own."""
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     classes = (dataset.get('metainfo') or {}).get('classes')

@@ -1,4 +1,4 @@
-"""Running the cells of a few-shot table: each training and test as a process of its own, progress, failures, locks."""
+"""Running the cells of a few-shot table: each training and test in its own process, progress, failures, locks."""
 
 import fcntl
 import os
@@ -64,7 +64,7 @@ class Run:
 
     Args:
         cells: from `plan_cells`.
-        after_cell: called after each cell that was run, to write the table anew.
+        after_cell: called after each cell that was run, to update the table.
     """
 
     def __init__(self, cells: Sequence[Cell], after_cell: Callable[[], None]) -> None:
@@ -73,7 +73,7 @@ class Run:
         self.done: list[tuple[int, float]] = []  # iterations and seconds
 
     def all(self) -> None:
-        """Run what is not finished; failures are noted and the next cell is begun."""
+        """Run what is not finished; failures are recorded and the next cell is started."""
         for number, cell in enumerate(self.cells, 1):
             self.number = number
             if cell.finished:
@@ -146,7 +146,7 @@ class Run:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End a process, where it still runs, with all its workers."""
+    """End a process and all its workers, if it is still running."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:

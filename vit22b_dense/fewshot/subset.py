@@ -1,4 +1,4 @@
-"""Nested few-shot subsets that the data alone define."""
+"""Nested few-shot subsets, defined by the data alone."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def select(names: Sequence[str], units: Sequence[str], fraction: Fraction, seed:
         seed: part of the hash.
 
     Returns:
-        The positions, sorted by name, so that the order of files plays no part.
+        The positions, sorted by name, so that the order of files does not matter.
     """
     order = sorted(set(units), key=lambda unit: hashlib.sha256(f'{seed}:{unit}'.encode()).digest())
     kept = set(order[: max(1, round(fraction * len(order)))])
@@ -70,7 +70,7 @@ def select(names: Sequence[str], units: Sequence[str], fraction: Fraction, seed:
 
 
 def digest(names: Sequence[str]) -> str:
-    """A fingerprint of a subset: SHA-256, as hexadecimal digits, of its sorted names, a line each, in UTF-8."""
+    """A fingerprint of a subset: SHA-256, as hexadecimal digits, of its sorted names, one per line, in UTF-8."""
     return hashlib.sha256(''.join(f'{name}\n' for name in sorted(names)).encode()).hexdigest()
 
 
@@ -83,8 +83,8 @@ class FewShotSubset:
     Args:
         dataset: an mmengine data set or its config.
         fraction: a string like ``'1/16'`` or a number in (0, 1].
-        seed: another seed, another subset.
-        unit: what is kept or left as a whole: None for the data set's own choice (its attribute
+        seed: a different seed gives a different subset.
+        unit: what is kept or left out as a whole: None for the data set's own choice (its attribute
             ``few_shot_unit``, else each sample), ``'frame'`` for each sample, or a key of the samples' information
             such as ``'segment'``.
 

@@ -14,7 +14,7 @@ class ParallelBlock(nn.Module):
     Shapes: B batch, N tokens, D ``embed_dims``, H ``num_heads``, M ``mlp_dims``.
 
     Weights lie in a per-head interleaved layout, so that any tensor-parallel size that divides the heads is a
-    plain row (input) or column (output) shard with one all-reduce a block:
+    plain row (input) or column (output) shard with one all-reduce per block:
 
     - ``in_proj.weight``  ``(3D + M, D)``: for each head the rows ``[q | k | v | up]`` of sizes
       ``[D/H, D/H, D/H, M/H]``. No bias for q, k and v;

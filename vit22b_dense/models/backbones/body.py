@@ -177,7 +177,7 @@ class PlainBody(PlainBackbone):
 
 
 def resolve_arch(arch: str | Mapping, presets: Mapping[str, dict], optional: Sequence[str] = ()) -> dict:
-    """A preset by name, or a dict of one's own sizes.
+    """A preset by name, or a dict of sizes.
 
     Raises:
         ValueError: an unknown name (the known ones are listed), or a dict with other keys.

@@ -48,7 +48,9 @@ class HFBackbone(PlainBackbone):
         pretrained: whether ``init_weights`` reads the weights; False leaves random ones.
 
     Attributes:
-        embed_dims: D. num_layers: number of blocks. patch_size: P.
+        embed_dims: D.
+        num_layers: number of blocks.
+        patch_size: P.
 
     Raises:
         UserError: transformers is absent, there is no such model, or it is not a plain ViT.

@@ -37,17 +37,19 @@ class PlainViT(PlainBody):
         arch: ``'vit_g'`` (ViT-G/14), ``'vit_e'`` (ViT-e/14), ``'internvit_6b'``, or a dict with ``embed_dims``,
             ``num_layers``, ``num_heads``, ``mlp_dims`` and any of ``norm`` (``'layer'`` or ``'rms'``), ``qkv_bias``,
             ``qk_norm`` (over the full width), ``layer_scale`` (start value or None), ``class_token``, ``final_norm``.
-        img_size: as for `ViT22B`, and so are the rest.
+        img_size: as for `ViT22B`, like all arguments below.
         patch_size: P.
         out_indices: the blocks whose outputs are returned.
         frozen: no gradients, no stored activations, evaluation mode.
         with_cp: recompute each block in the backward pass.
-        drop_path_rate: of the last block.
+        drop_path_rate: rate of the last block.
         init_cfg: None, or ``dict(type='Pretrained', checkpoint=PATH)``.
         dtype: of the weights.
 
     Attributes:
-        embed_dims: D. num_layers: number of blocks. patch_size: P.
+        embed_dims: D.
+        num_layers: number of blocks.
+        patch_size: P.
 
     Raises:
         ValueError: as `ViT22B`.

@@ -14,7 +14,7 @@ from .contract import DTYPES, PlainBackbone, draw_seed, file_source, pad_to_mult
 
 @MODELS.register_module()
 class TIMMViT(PlainBackbone, TIMMBackbone):
-    """A plain ViT of timm, such as DeiT-III; for those who have timm, which needs torchvision.
+    """A plain ViT of timm, such as DeiT-III; requires timm and torchvision.
 
     timm runs its parts in one call, ``forward_intermediates``, so `forward` is not made of `embed` and `maps`.
 
@@ -29,7 +29,9 @@ class TIMMViT(PlainBackbone, TIMMBackbone):
         checkpoint_path: a file that ``init_weights`` loads instead.
 
     Attributes:
-        embed_dims: D. num_layers: number of blocks. patch_size: P.
+        embed_dims: D.
+        num_layers: number of blocks.
+        patch_size: P.
 
     Raises:
         UserError: timm is not installed, or the model is not a plain ViT.

@@ -29,17 +29,20 @@ class ViT22B(PlainBody):
         arch: a preset, one of ``'tiny' 'small' 'base' 'large' '22b'``, or a dict with exactly ``embed_dims``,
             ``num_layers``, ``num_heads`` and ``mlp_dims``.
         img_size: pixels (one number, or height and width) that the learned position grid stands for.
-        patch_size: P.
+        patch_size: P, side of a patch in pixels.
         out_indices: the blocks whose outputs are returned, in this order; negative ones count from the last.
-        frozen: nothing of it learns, no activations are stored, and it stays in evaluation mode; see `PlainBackbone`.
+        frozen: no parameter is trained, no activations are stored, and it stays in evaluation mode; see
+            `PlainBackbone`.
         with_cp: recompute each block in the backward pass instead of storing its activations.
-        drop_path_rate: of the last block; grows linearly with the depth from 0 at the first.
+        drop_path_rate: rate of the last block; grows linearly with the depth from 0 at the first.
         init_cfg: None for random weights, or ``dict(type='Pretrained', checkpoint=PATH)`` with optional
-            ``prefix`` (default: ``backbone.`` where the file has it) and ``allow_partial`` (default False).
-        dtype: of the weights: ``'float32'``, or where frozen ``'bfloat16'`` or ``'float16'``.
+            ``prefix`` (default: ``backbone.`` if the file has it) and ``allow_partial`` (default False).
+        dtype: of the weights: ``'float32'``, or if frozen also ``'bfloat16'`` or ``'float16'``.
 
     Attributes:
-        embed_dims: D. num_layers: number of blocks. patch_size: P.
+        embed_dims: D.
+        num_layers: number of blocks.
+        patch_size: P.
 
     Raises:
         ValueError: an unknown ``arch``, an ``out_indices`` outside the depth, a weight file that does not fit.

@@ -21,8 +21,8 @@ class DepthHead(BaseModule, ABC):
     Shapes: B batch, H, W pixels of the input, h, w tokens.
 
     Args:
-        max_depth: predictions are cut there, metres.
-        min_depth: and there; 0 or more.
+        max_depth: upper bound of the predictions, metres.
+        min_depth: lower bound, metres; 0 or more.
         init_cfg: mmengine's initialisation config.
 
     Raises:

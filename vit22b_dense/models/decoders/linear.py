@@ -18,7 +18,7 @@ class LinearHead(BaseDecodeHead):
         in_index: which of the backbone's maps is read.
         dropout_ratio: channel dropout before the convolution.
         loss_decode: mmseg's loss configuration.
-        ignore_index: the label value that counts for nothing.
+        ignore_index: the label value that is ignored.
         init_cfg: initialisation of the convolution.
 
     Source: Segmenter, arXiv 2105.05633, section 3.2 (the linear decoder).
@@ -38,7 +38,7 @@ class LinearHead(BaseDecodeHead):
             in_channels,
             in_channels,
             num_classes=num_classes,
-            # one output a class also with two classes, where mmseg would rather have one sigmoid
+            # one output per class also with two classes, where mmseg would use one sigmoid
             out_channels=num_classes,
             in_index=in_index,
             dropout_ratio=dropout_ratio,
