@@ -103,8 +103,6 @@ def test_every_command_is_one(place, words, capsys):
             pytest.fail(f'{place}: {shlex.join(words)}\n{capsys.readouterr().err}')
         check_values(args)
         assert words[0] != 'vit22b-dense' or words[0] in PROJECT['scripts']
-    elif words[0] == 'cp':
-        assert (REPO / words[1]).is_file()
     elif words[0] == 'make':
         targets = re.findall(r'^([\w-]+):', (REPO / 'Makefile').read_text(), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
@@ -122,7 +120,7 @@ def check_values(args):
         return
     config = f'configs/{config.removeprefix("configs/")}'
     axes = {axis: getattr(args, axis, None) for axis in AXES}
-    overrides = args.cfg_options or {}
+    overrides = getattr(args, 'cfg_options', None) or {}
     if isinstance(overrides, list):
         overrides = parse_overrides(overrides)
     load_config(REPO / config, axes, overrides)
