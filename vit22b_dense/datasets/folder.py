@@ -157,7 +157,9 @@ def _paths(folder: Path, found: list[list[str]]) -> list[str]:
     """
     double = [' and '.join(sorted(files)) for files in found if len(files) > 1]
     if double:
-        raise DataError(f'{folder}: {len(double)} of {len(found)} names belong to several files{_some(double)}; keep one of each')
+        raise DataError(
+            f'{folder}: {len(double)} of {len(found)} names belong to several files{_some(double)}; keep one of each'
+        )
     paths = [folder / file for (file,) in found]
     wrong = [f'{path.name}: {_kind(path)}' for path in paths if not path.is_file()]
     if wrong:
