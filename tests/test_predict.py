@@ -115,7 +115,7 @@ def test_a_checkpoint_and_photographs_are_enough(tmp_path, run_tool):
     metres = np.load(tmp_path / 'out/photo.npz')['depth']
     assert (metres.shape, metres.dtype) == ((90, 130), np.float32)
     _, expected = predictor_of(cfg, tmp_path / 'iter_1.pth').predict(tmp_path / 'photo.jpg')
-    np.testing.assert_allclose(metres, expected, rtol=1e-5)
+    np.testing.assert_allclose(metres, expected, rtol=1e-4, atol=1e-4)
     assert metres.std() > 0.1
     stored = np.asarray(Image.open(tmp_path / 'out/photo.png'))
     np.testing.assert_allclose(stored / 256, metres, atol=0.5 / 256 + 1e-6)
