@@ -3,11 +3,11 @@
 
 Reads ROOT/SPLIT/COMPONENT/SEGMENT.parquet (camera_image, camera_calibration, lidar, lidar_calibration,
 lidar_camera_projection, lidar_pose, vehicle_pose) and writes, under OUT/SPLIT/SEGMENT, TIMESTAMP_CAMERA.jpg
-(the released bytes), TIMESTAMP_CAMERA.npz (x, y, depth in metres along the optical axis) and, last,
-index.json.
+(the released bytes), TIMESTAMP_CAMERA.npz (x, y, depth in metres along the optical axis) and index.json. The
+folder of a segment appears when all of it is written.
 
-Run it again after an interruption: complete segments are left alone, others start over. Frames that no LiDAR
-point reaches are written, with empty arrays, and counted.
+Run it again after an interruption, or when prepared files were lost or damaged: complete segments are left
+alone, others start over. Frames that no LiDAR point reaches are written, with empty arrays, and counted.
 
 Exit status: 0 all fine; 1 done, but frames or segments were skipped because of errors; 2 refused or stopped
 (wrong arguments, missing components, disk full); 130 interrupted.

@@ -53,8 +53,11 @@ class Totals:
     dropped: Counter[str] = field(default_factory=Counter)  # returns, by reason
     empty: int = 0  # frames without a LiDAR point
 
-    def add(self, outcome: str, index: dict[str, Any]) -> None:
-        """Count a segment that is prepared, from its index."""
+    def add(self, outcome: str, index: dict[str, Any] | SegmentError) -> None:
+        """Count a segment, from its index where it has one."""
+        self.segments[outcome] += 1
+        if outcome == 'failed':
+            return
         self.frames[outcome] += len(index['frames'])
         self.skipped.update(row['reason'] for row in index['skipped'])
         self.dropped.update(index['dropped_returns'])
@@ -122,17 +125,17 @@ def prepare(job: Job, log: Callable[[str], None]) -> Totals:
             log(f'{job.split}, shard {job.shard[0]}/{job.shard[1]}: {len(names)} segments, {new} to do')
             began = time.monotonic()
             for name, (outcome, result) in outcomes:
-                totals.segments[outcome] += 1
+                totals.add(outcome, result)
+                if outcome == 'complete':
+                    continue
                 if outcome == 'failed':
                     log(f'{name}: failed, {result}')
                 else:
-                    totals.add(outcome, result)
-                if outcome == 'done':
                     _log_skipped(name, result['skipped'], log)
                 todo = len(names) - totals.segments['complete']
-                if done := totals.segments['done'] + totals.segments['failed']:
-                    left = (time.monotonic() - began) / done * (todo - done)
-                    log(f'{done} of {todo} segments, {duration(left)} left')
+                done = totals.segments['done'] + totals.segments['failed']
+                left = (time.monotonic() - began) / done * (todo - done)
+                log(f'{done} of {todo} segments, {duration(left)} left')
     except BrokenProcessPool as error:
         raise PrepareError(f'a worker died (killed, out of memory?); so far: {totals}') from error
     except OSError as error:
@@ -163,10 +166,8 @@ def _claimed(base: Path, shard: tuple[int, int], names: list[str]) -> Iterator[N
                 except BlockingIOError:
                     raise PrepareError(f'{path}: another process prepares these segments; wait for its end') from None
         _clear_up(base, names)
-        try:
-            yield
-        finally:
-            _clear_up(base, names)
+        files.callback(_clear_up, base, names)
+        yield
 
 
 def _clear_up(base: Path, names: list[str]) -> None:
