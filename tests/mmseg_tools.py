@@ -108,11 +108,49 @@ def make_listed(root: Path, sets: str, labels: dict[str, int], lists: dict[str, 
     return root
 
 
+def make_depth_list(path: Path, pairs: list[tuple[str, str]]) -> None:
+    """A list of images and depth maps with a focal length, as depth papers share them."""
+    path.write_text(''.join(f'{image} {depth} 721.5\n' for image, depth in pairs))
+
+
+def make_listed_kitti(root: Path) -> Path:
+    """KITTI's layout with Eigen's lists: one drive to train on, one to test on."""
+    make_kitti(root)
+    for split, date, drive in (('train', '2011_09_26', '0001'), ('test', '2011_09_27', '0002')):
+        name = f'{date}_drive_{drive}_sync'
+        image = f'{date}/{name}/image_02/data/0000000005.png'
+        make_depth_list(
+            root / f'kitti_eigen_{split}.txt',
+            [(image, f'{name}/proj_depth/groundtruth/image_02/0000000005.png'), (image, 'None')],
+        )
+    return root
+
+
+def make_listed_nyu(root: Path) -> Path:
+    """NYU's layout with its lists: two frames to train on, two to test on."""
+    rng = np.random.default_rng(0)
+    for split, folder in (('train', 'sync'), ('test', 'official_splits/test')):
+        pairs = [(f'/kitchen/rgb_{i:05d}.jpg', f'/kitchen/sync_depth_{i:05d}.png') for i in (7, 45)]
+        for image, depth in pairs:
+            write_image(root / folder / image[1:], rng.integers(0, 256, (48, 64, 3), np.uint8))
+            write_image(root / folder / depth[1:], rng.integers(0, 9_000, (48, 64)).astype(np.uint16))
+        make_depth_list(root / f'nyu_{split}.txt', pairs)
+    return root
+
+
 def make_data(leaf: str, root: Path) -> Path:
     """Tiny data for a config."""
     folder = leaf.split('/')[0]
     if folder == 'kitti':
-        return make_kitti(root)
+        return make_listed_kitti(root)
+    if folder == 'nyu':
+        return make_listed_nyu(root)
+    if folder == 'cityscapes':
+        for split in ('train', 'val'):
+            stem = f'{split}/bonn/bonn_000001_000019'
+            write_image(root / f'leftImg8bit/{stem}_leftImg8bit.png', np.zeros((60, 80, 3), np.uint8))
+            write_image(root / f'gtFine/{stem}_gtFine_labelTrainIds.png', np.ones((60, 80), np.uint8))
+        return root
     if folder == 'waymo' or leaf in ('demo/linear_depth.py', 'demo/dpt.py'):
         return make_prepared_waymo(root)
     if folder == 'pascal_voc12':

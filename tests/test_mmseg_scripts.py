@@ -40,6 +40,7 @@ def scores_of(run, script, work_dir, *arguments):
 def predictions(run, mirrored):
     """What the model says of each image, as it is or of the mirrored one, mirrored back."""
     model = init_model(str(run.dumped), str(run.checkpoint), device='cpu')
+    model.test_cfg.logits = True
     for path in run.images:
         image = mmcv.imread(path)
         (sample,) = inference_model(model, [np.ascontiguousarray(image[:, ::-1]) if mirrored else image])

@@ -180,7 +180,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained, data_root, run_tool, 
         '--work-dir', tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert 'iter_6.pth does not fit EncoderDecoder, nothing was loaded' in done.stderr
+    assert 'iter_6.pth does not fit DenseSegmentor, nothing was loaded' in done.stderr
     assert 'model (384,), file (192,)' in done.stderr
 
 

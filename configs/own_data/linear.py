@@ -22,9 +22,10 @@ train_pipeline = [
     *_base_.augmentation[2:],
 ]
 test_pipeline = [load_image, dict(type='Resize', **resize), load_labels, dict(type='PackSegInputs')]
+scales = [dict(type='Resize', **dict(resize, scale=(round(896 * r), round(224 * r)))) for r in _base_.ratios]
 tta_pipeline = [
     load_image,
-    dict(type='TestTimeAug', transforms=[[test_pipeline[1]], _base_.flips, [load_labels], test_pipeline[-1:]]),
+    dict(type='TestTimeAug', transforms=[scales, _base_.flips, [load_labels], test_pipeline[-1:]]),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(metainfo=metainfo, pipeline=train_pipeline))))
 val_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=test_pipeline))

@@ -37,7 +37,7 @@ class WaymoDepthDataset(DepthDataset):
     def load_data_list(self) -> list[dict]:
         """One item a frame, in the order of segments, timestamps and cameras."""
         base = Path(self.data_prefix['img_path'])
-        folders = sorted(path for path in base.glob('*') if path.is_dir())
+        folders = sorted(path for path in base.glob('[!.]*') if path.is_dir())
         if not folders:
             raise DataError(f'{base}: no prepared segments; make them with tools/prepare_waymo.py')
         items, seen = [], set()

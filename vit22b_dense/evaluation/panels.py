@@ -75,7 +75,8 @@ def segmentation_panel(
             mixed[labels == 255] = 0
             panels.append((title, mixed.astype(np.uint8)))
     legend = [(colour, name) for colour, name, count in zip(palette, classes, counts, strict=False) if count]
-    return compose(panels, legend + ([((0, 0, 0), 'ignored')] if counts[255] else []))
+    legend += [((0, 0, 0), 'ignored')] if counts[255] else []
+    return compose(panels, legend if with_labels else ())
 
 
 class PanelVisualizer(SegLocalVisualizer):
@@ -127,7 +128,9 @@ class PanelVisualizer(SegLocalVisualizer):
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:
             buffer = io.BytesIO()
-            Image.fromarray(drawn).save(buffer, Image.registered_extensions()[Path(out_file).suffix.lower()])
+            Image.fromarray(drawn).save(
+                buffer, Image.registered_extensions()[Path(out_file).suffix.lower()], quality=95
+            )
             write_atomically(out_file, buffer.getvalue())
         else:
             self.add_image(name, drawn, step)
