@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained, data_root, run_tool, 
     )  # fmt: skip
     assert done.returncode == 1
     assert 'iter_6.pth does not fit DenseSegmentor, nothing was loaded' in done.stderr
-    assert 'model (384,), file (192,)' in done.stderr
+    assert 'model (384,) float32, file (192,) float32' in done.stderr
 
 
 def test_a_message_that_names_an_error_is_not_cut():

@@ -128,9 +128,8 @@ class PanelVisualizer(SegLocalVisualizer):
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:
             buffer = io.BytesIO()
-            Image.fromarray(drawn).save(
-                buffer, Image.registered_extensions()[Path(out_file).suffix.lower()], quality=95
-            )
+            kind = Image.registered_extensions()[Path(out_file).suffix.lower()]
+            Image.fromarray(drawn).save(buffer, kind, quality=95)
             write_atomically(out_file, buffer.getvalue())
         else:
             self.add_image(name, drawn, step)

@@ -9,4 +9,4 @@ model = dict(
     decode_head=dict(type='LinearHead', in_channels=_base_.embed_dims),
 )
 # On a frozen backbone the decoder has a rate of its own; otherwise the regime's holds for all.
-optim_wrapper = dict(optimizer=dict(lr=1e-2)) if _base_.frozen else dict()
+optim_wrapper = dict(optimizer=dict(lr=3e-2)) if _base_.frozen else dict()
