@@ -93,8 +93,14 @@ def predict(model, image, flip=False):
         return model.predict(image[None], [SegDataSample(metainfo=meta)])[0]
 
 
-@pytest.mark.parametrize('mode', ['whole', 'slide', 'flipped'])
-@pytest.mark.parametrize('size', SIZES, ids=str)
+@pytest.mark.parametrize(
+    ('size', 'mode'),
+    [
+        *((size, 'whole') for size in SIZES),
+        *((size, mode) for size in ((500, 500), (360, 480), (375, 1242)) for mode in ('slide', 'flipped')),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('patch', [14, 16])
 def test_an_edge_stays_in_its_place(patch, size, mode):
     flip, mode = mode == 'flipped', 'whole' if mode == 'flipped' else mode
@@ -111,14 +117,15 @@ def test_an_edge_stays_in_its_place(patch, size, mode):
         assert abs(crossing(torch.log1p(depth) - 2, dim) - edge) < 0.5
 
 
-@pytest.mark.parametrize('size', SIZES, ids=str)
+@pytest.mark.parametrize('size', SIZES[:-1], ids=str)
 @pytest.mark.parametrize('patch', [14, 16])
 def test_the_loss_is_least_for_labels_in_the_right_place(patch, size):
     """Among labels whose edge lies a pixel off, those that fit the image win."""
+    models = {task: model_of(patch, task, 'whole') for task in ('segmentation', 'depth')}
     for dim in (0, 1):
         edge = round(0.89 * size[dim])
         image = ramp(size, edge, dim)[None]
-        losses = {task: {} for task in ('segmentation', 'depth')}
+        losses = {task: {} for task in models}
         for off in (-1, 0, 1):
             place = ramp(size, edge + off, dim)[:1]
             sample = SegDataSample(
@@ -127,7 +134,7 @@ def test_the_loss_is_least_for_labels_in_the_right_place(patch, size):
             )
             for task in losses:
                 with torch.no_grad():
-                    terms = model_of(patch, task, 'whole').loss(image, [sample])
+                    terms = models[task].loss(image, [sample])
                 losses[task][off] = next(float(v) for name, v in terms.items() if 'loss' in name)
         assert {min(found, key=found.get) for found in losses.values()} == {0}
 

@@ -73,7 +73,7 @@ def segmentation_panel(
             counts += np.bincount(labels.ravel(), minlength=256)
             mixed = opacity * colours[labels] + (1 - opacity) * image
             mixed[labels == 255] = 0
-            panels.append((title, mixed.astype(np.uint8)))
+            panels.append((title, np.rint(mixed).astype(np.uint8)))
     legend = [(colour, name) for colour, name, count in zip(palette, classes, counts, strict=False) if count]
     legend += [((0, 0, 0), 'ignored')] if counts[255] else []
     return compose(panels, legend if with_labels else ())
