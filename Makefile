@@ -22,7 +22,7 @@ demo: .venv/.ready  ## toy street, training, test and pictures in work_dirs/demo
 
 test: .venv/.ready  ## the test suite (under 10 minutes on 2 cores)
 	@echo '== running the tests'
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/.ready  ## the checks that take minutes
 	$(PY) -m pytest -m slow

@@ -19,6 +19,21 @@ SHARED = REPO.parent / 'shared' / 'data'
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 init_default_scope('mmseg')
 
+# Files of few tests that take long: started first, so that the end does not wait for one of them.
+LONG = {
+    'test_processes',
+    'test_depth_run',
+    'test_fewshot_tool',
+    'test_work_dir',
+    'test_restore',
+    'test_run',
+    'test_mmseg_api',
+}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture(autouse=True)
 def _mmseg_scope():
