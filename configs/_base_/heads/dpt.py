@@ -14,4 +14,4 @@ model = dict(
     ),
 )
 # On a frozen backbone the decoder has a rate of its own; otherwise the regime's holds for all.
-optim_wrapper = dict(optimizer=dict(lr=3e-4), clip_grad=dict(max_norm=1.0)) if _base_.frozen else dict()
+optim_wrapper = dict(optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=10.0)) if _base_.frozen else dict()
