@@ -186,7 +186,7 @@ def test_refused_usage(made_root: Path, tmp_path: Path, more: list[str], message
 
 @pytest.mark.slow
 def test_full_size_speed_and_memory(tmp_path: Path) -> None:
-    """At most 0.5 s of a core a frame of five cameras, and 2 GB; median of three processes."""
+    """At most 0.5 s of one core per frame of five cameras, and 2 GB; median of three processes."""
     made.write(tmp_path, count=8, size=made.FULL, group_frames=8)
     code = f"""
 import resource, sys, time
@@ -206,6 +206,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         done = subprocess.run(call, capture_output=True, text=True, env=environment(), check=True)
         measured.append([float(number) for number in done.stdout.split()[-3:]])
     seconds, wall, gigabytes = np.median(measured, axis=0)
-    print(f'{seconds:.3f} s of a core a frame, {wall:.3f} s by the clock, {gigabytes:.2f} GB')
+    print(f'{seconds:.3f} s of one core per frame, {wall:.3f} s by the clock, {gigabytes:.2f} GB')
     assert seconds <= 0.5
     assert gigabytes < 2.0

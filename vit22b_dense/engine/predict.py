@@ -91,7 +91,7 @@ class Segmenter(Predictor):
             )
         )
         self.classes, self.palette = dataset.metainfo['classes'], dataset.metainfo['palette']
-        # stored = class + 1 where 0 is 'ignored'; a data set read with some of its classes numbers them anew
+        # stored = class + 1 where 0 is 'ignored'; a data set read with some of its classes renumbers them
         stored = {new: old for old, new in (dataset.label_map or {}).items() if new != 255}
         offset = int(dataset.metainfo['reduce_zero_label'])
         self.values = np.array([stored.get(i, i) + offset for i in range(len(self.classes))], np.uint8)
