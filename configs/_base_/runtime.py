@@ -1,4 +1,42 @@
-"""What every run shares: registration, logging, checkpoints, reproducibility, pictures."""
+"""What every run shares: its length (the fraction says), how data is loaded, logging, checkpoints, pictures."""
+
+_base_ = ['fractions/{{$VIT22B_FRACTION:1}}.py']
+
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=_base_.max_iters, val_interval=_base_.max_iters // 10)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=_base_.max_iters // 20),
+    dict(
+        type='PolyLR',
+        power=1.0,
+        eta_min=0.0,
+        by_epoch=False,
+        begin=_base_.max_iters // 20,
+        end=_base_.max_iters,
+    ),
+]
+
+# A seeded endless stream of a few-shot subset for training, one image at a time for testing.
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='SeededInfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='SeededDataset',
+        dataset=dict(type='FewShotSubset', fraction=_base_.fraction, seed=int('{{$VIT22B_SEED:0}}')),
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = val_dataloader
+load_image = dict(type='LoadImageFromFile', _scope_='vit22b_dense')
+flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]  # of test-time augmentation
 
 custom_imports = dict(imports=['vit22b_dense'], allow_failed_imports=False)
 default_scope = 'mmseg'

@@ -3,7 +3,7 @@
 tools/train.py configs/ade20k/linear.py --backbone vit22b_base --regime frozen --fraction 1/16
 """
 
-_base_ = ['../_base_/tasks/ade20k.py', '../_base_/heads/linear.py', '../_base_/runtime.py']
+_base_ = ['../_base_/tasks/ade20k.py', '../_base_/heads/linear.py']
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),

@@ -3,7 +3,7 @@
 tools/train.py configs/camvid/upernet.py --backbone vit22b_tiny --regime scratch --data-root DIR
 """
 
-_base_ = ['../_base_/tasks/camvid.py', '../_base_/heads/upernet.py', '../_base_/runtime.py']
+_base_ = ['../_base_/tasks/camvid.py', '../_base_/heads/upernet.py']
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),

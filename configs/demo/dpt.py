@@ -3,7 +3,7 @@
 tools/train.py configs/demo/dpt.py --backbone vit22b_tiny --regime frozen
 """
 
-_base_ = ['../_base_/tasks/toy_street_depth.py', '../_base_/heads/dpt.py', '../_base_/runtime.py']
+_base_ = ['../_base_/tasks/toy_street_depth.py', '../_base_/heads/dpt.py']
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),

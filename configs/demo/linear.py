@@ -3,7 +3,7 @@
 tools/train.py configs/demo/linear.py --backbone vit22b_tiny --regime scratch
 """
 
-_base_ = ['../_base_/tasks/toy_street.py', '../_base_/heads/linear.py', '../_base_/runtime.py']
+_base_ = ['../_base_/tasks/toy_street.py', '../_base_/heads/linear.py']
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),

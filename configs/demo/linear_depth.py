@@ -3,7 +3,7 @@
 tools/train.py configs/demo/linear_depth.py --backbone vit22b_tiny --regime frozen
 """
 
-_base_ = ['../_base_/tasks/toy_street_depth.py', '../_base_/heads/linear_depth.py', '../_base_/runtime.py']
+_base_ = ['../_base_/tasks/toy_street_depth.py', '../_base_/heads/linear_depth.py']
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),

@@ -3,7 +3,7 @@
 tools/train.py configs/kitti/dpt.py --backbone vit22b_base --regime frozen
 """
 
-_base_ = ['../_base_/tasks/kitti_depth.py', '../_base_/heads/dpt.py', '../_base_/runtime.py']
+_base_ = ['../_base_/tasks/kitti_depth.py', '../_base_/heads/dpt.py']
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),

@@ -7,7 +7,7 @@ vit22b-dense train my_data.py --backbone vit22b_tiny --regime scratch --data-roo
 """
 
 # Parts that come with the package, wherever it is installed; heads/upernet is another decoder.
-_base_ = [f'{__import__("vit22b_dense").CONFIGS}/_base_/{n}.py' for n in ('tasks/folder', 'heads/linear', 'runtime')]
+_base_ = [f'{__import__("vit22b_dense").CONFIGS}/_base_/{n}.py' for n in ('tasks/folder', 'heads/linear')]
 
 metainfo = dict(classes=('sky', 'building', 'road', 'car'))  # by label value; palette=[[70, 130, 180], ...] too
 resize = dict(scale=(896, 224), keep_ratio=True)  # long side at most, short side; scores are at the images' own size

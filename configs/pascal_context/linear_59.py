@@ -3,7 +3,7 @@
 tools/train.py configs/pascal_context/linear_59.py --backbone vit22b_base --regime frozen
 """
 
-_base_ = ['../_base_/tasks/pascal_context_59.py', '../_base_/heads/linear.py', '../_base_/runtime.py']
+_base_ = ['../_base_/tasks/pascal_context_59.py', '../_base_/heads/linear.py']
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),

@@ -134,7 +134,7 @@ def plan_cells(
 def _subset_config(cfg: Config) -> dict:
     subset = cfg.train_dataloader.dataset.get('dataset', {})
     if subset.get('type') != 'FewShotSubset':
-        raise UserError(f'{cfg.filename}: does not train on a FewShotSubset (see configs/_base_/loaders.py)')
+        raise UserError(f'{cfg.filename}: does not train on a FewShotSubset (see configs/_base_/runtime.py)')
     return subset
 
 

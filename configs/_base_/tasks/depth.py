@@ -3,7 +3,7 @@
 Pictures are never scaled at random: the size of things tells their distance.
 """
 
-_base_ = ['../loaders.py']
+_base_ = ['../runtime.py']
 
 inference = dict(mode='whole')
 tta_model = dict(type='DepthTTAModel')

@@ -1,6 +1,6 @@
 """What the segmentation data sets share; a task file adds where its data lies and which classes it has."""
 
-_base_ = ['../loaders.py']
+_base_ = ['../runtime.py']
 
 import mmengine
 
