@@ -1,7 +1,11 @@
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # before torch is imported: one thread per worker and per process it starts
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 
 import vit22b_dense  # noqa: F401  (registers everything)
 from vit22b_dense.demo.waymo import WaymoSet
+from vit22b_dense.warm import run_warm
 from vit22b_dense.waymo.prepare import Job, prepare
 from vit22b_dense.waymo.types import Settings
 
@@ -18,6 +23,7 @@ REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / 'shared' / 'data'
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 init_default_scope('mmseg')
+gc.freeze()  # mmengine collects garbage at each data set that it builds: not among everything imported
 
 # Files of few tests that take long: started first, so that the end does not wait for one of them.
 LONG = {
@@ -107,13 +113,20 @@ def mmseg_runs(tmp_path_factory):
     return {task: TrainedByMMSeg(leaf, tmp_path_factory.mktemp(task)) for task, leaf in TASKS.items()}
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def run_tool():
-    """Run a script of the repository (or a path) and return the finished process; its output is text."""
+    """Run a script of the repository (or a path) and return the finished process; its output is text.
 
-    def run(script, *arguments, check=True, env=None):
-        command = [sys.executable, REPO / script, *map(str, arguments)]
-        done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, check=False)
+    In a warm process, or with ``fresh`` in an interpreter of its own.
+    """
+
+    def run(script, *arguments, check=True, env=None, fresh=False):
+        command = [str(REPO / script), *map(str, arguments)]
+        if fresh:
+            interpreter = [sys.executable, *command]
+            done = subprocess.run(interpreter, cwd=REPO, env=env, capture_output=True, text=True, check=False)
+        else:
+            done = run_warm(command, cwd=REPO, env=env)
         if check and done.returncode:
             pytest.fail(f'{command} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}')
         return done

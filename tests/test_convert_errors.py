@@ -277,5 +277,5 @@ def test_the_tool(tmp_path, run_tool):
     assert 'note: left out 1 tensors that are not of the backbone: x' in done.stdout
     assert 'layout vit22b -> parallel' in done.stdout
     assert read(out)['blocks.0.in_proj.weight'].dtype == torch.bfloat16
-    done = run_tool('tools/convert_checkpoint.py', path, out, check=False)
+    done = run_tool('tools/convert_checkpoint.py', path, out, check=False, fresh=True)
     assert (done.returncode, done.stderr) == (1, f'error: {out}: exists; choose another name, or --overwrite\n')

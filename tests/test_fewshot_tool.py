@@ -24,6 +24,7 @@ from vit22b_dense.fewshot.cells import Cell, results
 from vit22b_dense.fewshot.plan import Backbone, plan_cells
 from vit22b_dense.fewshot.runs import Run, time_left
 from vit22b_dense.fewshot.table import markdown
+from vit22b_dense.warm import start_warm
 
 CONFIG = str(REPO / 'configs/demo/linear.py')
 OPTIONS = [
@@ -44,28 +45,30 @@ def data_root(tmp_path_factory):
 
 def command(work_dir, data_root, *more, backbones=('vit22b_tiny',), options=OPTIONS) -> list[str]:
     return [
-        sys.executable, REPO / 'tools/fewshot.py', CONFIG, '--backbones', *backbones, '--regime', 'scratch',
+        REPO / 'tools/fewshot.py', CONFIG, '--backbones', *backbones, '--regime', 'scratch',
         '--data-root', data_root, '--work-dir', work_dir, '--fractions', '1/2', '--seeds', '0', *more,
         '--cfg-options', *options,
     ]  # fmt: skip
 
 
-def call(*arguments, **more) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments, **more), capture_output=True, text=True, check=False, cwd=REPO)
+@pytest.fixture(scope='module')
+def call(run_tool):
+    def call_(*arguments, check=True, **more) -> subprocess.CompletedProcess:
+        return run_tool(*command(*arguments, **more), check=check)
+
+    return call_
 
 
 @pytest.fixture(scope='module')
-def finished(tmp_path_factory, data_root):
+def finished(tmp_path_factory, data_root, call, run_tool):
     """A folder with one cell, run by the line that --dry-run prints and collected, then a second cell that fails."""
     work_dir = tmp_path_factory.mktemp('fewshot')
-    printed = call(work_dir, data_root, '--dry-run')
-    assert printed.returncode == 0, printed.stderr[-3000:]
+    printed = run_tool(*command(work_dir, data_root, '--dry-run'), fresh=True)
     assert not list(work_dir.iterdir()), 'a dry run must write nothing'
     subprocess.run(['bash', '-c', printed.stdout], capture_output=True, check=True, cwd=REPO)
-    collected = call(work_dir, data_root, '--collect')
-    assert collected.returncode == 0, collected.stderr[-3000:]
+    call(work_dir, data_root, '--collect')
     files = {name: (work_dir / name).read_bytes() for name in ('table.md', 'table.csv', 'curve.png')}
-    run = call(work_dir, data_root, backbones=('vit22b_tiny=absent.pth',))
+    run = call(work_dir, data_root, backbones=('vit22b_tiny=absent.pth',), check=False)
     return work_dir, printed, files, run
 
 
@@ -130,24 +133,22 @@ def test_after_a_failed_cell_the_next_is_begun(data_root, tmp_path, monkeypatch,
     assert out.count('FAILED, tools/train.py ended with status 3: error: the reason') == 2
 
 
-def test_killed_in_mid_cell_and_started_again_gives_the_same_table(finished, data_root, tmp_path):
+def test_killed_in_mid_cell_and_started_again_gives_the_same_table(finished, data_root, tmp_path, call):
     _, _, reference, _ = finished
     work_dir = tmp_path / 'killed'
-    process = subprocess.Popen(
-        command(work_dir, data_root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=REPO
-    )
+    with open(os.devnull, 'w') as nowhere:
+        process = start_warm(command(work_dir, data_root), stdout=nowhere, stderr=nowhere, cwd=REPO)
     run_dir = work_dir / 'vit22b_tiny_random/1_2/seed0'
     deadline = time.time() + 180
     while not (run_dir / 'iter_2.pth').exists():
-        assert process.poll() is None, 'the run ended before it could be killed'
+        assert process.exitcode is None, 'the run ended before it could be killed'
         assert time.time() < deadline
         time.sleep(0.01)
     for pid in [process.pid, *children(process.pid)]:
         os.kill(pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     assert not (run_dir / 'iter_6.pth').exists()
-    again = call(work_dir, data_root)
-    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    call(work_dir, data_root)
     assert 'resumed epoch: 0, iter: ' in (run_dir / 'train.txt').read_text()
     for name, content in reference.items():
         assert (work_dir / name).read_bytes() == content, name
@@ -162,10 +163,10 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def test_another_configuration_is_refused_and_nothing_overwritten(finished, data_root):
+def test_another_configuration_is_refused_and_nothing_overwritten(finished, data_root, call):
     work_dir, *_ = finished
     before = contents(work_dir)
-    other = call(work_dir, data_root, options=[*OPTIONS, 'optim_wrapper.optimizer.lr=0.5'])
+    other = call(work_dir, data_root, options=[*OPTIONS, 'optim_wrapper.optimizer.lr=0.5'], check=False)
     assert other.returncode == 1
     last = other.stderr.strip().splitlines()[-1]
     assert last.startswith('error: ')
@@ -173,10 +174,11 @@ def test_another_configuration_is_refused_and_nothing_overwritten(finished, data
     assert contents(work_dir) == before
 
 
-def test_a_table_of_another_protocol_is_refused_even_for_other_cells(finished, data_root):
+def test_a_table_of_another_protocol_is_refused_even_for_other_cells(finished, data_root, call):
     work_dir, *_ = finished
     before = contents(work_dir)
-    other = call(work_dir, data_root, '--collect', backbones=('vit22b_small',), options=['train_cfg.max_iters=7'])
+    options = ['train_cfg.max_iters=7']
+    other = call(work_dir, data_root, '--collect', backbones=('vit22b_small',), options=options, check=False)
     assert other.returncode == 1
     assert 'contains a table of another configuration: "demo/linear.py scratch train_cfg.max_iters=6' in other.stderr
     assert contents(work_dir) == before
@@ -189,14 +191,14 @@ def planned(data_root, work_dir, backbones=('vit22b_tiny',), fractions=('1/2',),
     )
 
 
-def test_an_unwritable_work_dir(data_root, tmp_path):
+def test_an_unwritable_work_dir(data_root, tmp_path, call):
     (tmp_path / 'file').write_text('in the way')
-    done = call(tmp_path / 'file/work', data_root)
+    done = call(tmp_path / 'file/work', data_root, check=False)
     assert done.returncode == 1
     assert 'file/work: cannot be written' in done.stderr
     assert 'Traceback' not in done.stderr
     assert (tmp_path / 'file').read_text() == 'in the way'
-    nothing = call(tmp_path / 'absent', data_root, '--collect')
+    nothing = call(tmp_path / 'absent', data_root, '--collect', check=False)
     assert nothing.returncode == 1
     assert 'absent: no such folder, so there is nothing to collect' in nothing.stderr
     assert not (tmp_path / 'absent').exists()

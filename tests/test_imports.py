@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import REPO
 
-LEAVES = {'errors', 'files', 'progress', 'registry', 'version'}
+LEAVES = {'errors', 'files', 'progress', 'registry', 'version', 'warm'}
 ALLOWED = {
     'models': {'checkpoint'},
     'datasets': set(),
@@ -22,6 +22,7 @@ ALLOWED = {
     'progress': set(),
     'registry': set(),
     'version': set(),
+    'warm': set(),
 }
 FILES = sorted((REPO / 'vit22b_dense').rglob('*.py'))
 

@@ -79,7 +79,7 @@ def test_a_bad_file_is_named_and_skipped(checkpoint, tmp_path, run_tool):
 
 def test_clear_errors(checkpoint, tmp_path, run_tool):
     (tmp_path / 'empty').mkdir()
-    done = run_tool('tools/predict.py', CONFIG, checkpoint, tmp_path / 'empty', check=False)
+    done = run_tool('tools/predict.py', CONFIG, checkpoint, tmp_path / 'empty', check=False, fresh=True)
     assert done.returncode == 1
     assert 'no images in this folder' in done.stderr
     done = run_tool('tools/predict.py', checkpoint, tmp_path / 'empty/x.jpg', check=False)

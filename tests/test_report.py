@@ -229,7 +229,7 @@ def test_a_picture_that_is_gone_is_named(few_shot):
 
 
 def test_the_tool_writes_the_page(few_shot, run_tool, tmp_path):
-    done = run_tool('tools/report.py', few_shot, '--out', tmp_path / 'deep/report.html')
+    done = run_tool('tools/report.py', few_shot, '--out', tmp_path / 'deep/report.html', fresh=True)
     assert (tmp_path / 'deep/report.html').read_text() == page_of([few_shot])
     assert 'report.html: ' in done.stdout
     bad = run_tool('tools/report.py', few_shot, '--out', few_shot / 'table.csv/report.html', check=False)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import mmseg
@@ -45,18 +44,11 @@ def weights(tmp_path_factory):
     return path
 
 
-def run(tool, *arguments, check=True, env=None):
-    command = [sys.executable, REPO / f'tools/{tool}.py' if isinstance(tool, str) else tool, *arguments]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=REPO, env=env)
-    if check and done.returncode:
-        pytest.fail(f'{command} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}')
-    return done
-
-
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory, data_root, weights):
+def trained(tmp_path_factory, data_root, weights, run_tool):
     work_dir = tmp_path_factory.mktemp('frozen') / 'run'
-    run('train', CONFIG, *axes(data_root, weights), '--work-dir', work_dir, '--no-validate', '--cfg-options', *SMALL)
+    common = ['--work-dir', work_dir, '--no-validate', '--cfg-options', *SMALL]
+    run_tool('tools/train.py', CONFIG, *axes(data_root, weights), *common)
     return work_dir
 
 
@@ -81,7 +73,7 @@ def test_it_holds_what_was_trained_and_a_reference(trained, weights):
     assert found['sha256'] == sha
 
 
-def test_its_size_does_not_depend_on_the_backbone(trained, data_root, tmp_path):
+def test_its_size_does_not_depend_on_the_backbone(data_root, tmp_path, run_tool):
     """Twelve times the blocks, 20 MB more; what differs is the text of the configuration and the log's buffers."""
     sizes = {}
     for depth in (1, 12):
@@ -90,15 +82,15 @@ def test_its_size_does_not_depend_on_the_backbone(trained, data_root, tmp_path):
         cfg = config(data_root)
         cfg.model.backbone.arch = arch
         cfg.dump(own)
-        run('train', own, '--work-dir', tmp_path / str(depth), '--no-validate', '--cfg-options', *SMALL)
+        run_tool('tools/train.py', own, '--work-dir', tmp_path / str(depth), '--no-validate', '--cfg-options', *SMALL)
         sizes[depth] = (tmp_path / str(depth) / 'iter_4.pth').stat().st_size
     assert abs(sizes[12] - sizes[1]) < 10_000
     assert sizes[12] < 60_000
 
 
-def test_it_tests_as_a_whole_one_and_through_mmsegs_script(trained, data_root, weights, tmp_path):
+def test_it_tests_as_a_whole_one_and_through_mmsegs_script(trained, data_root, weights, tmp_path, run_tool):
     whole = tmp_path / 'whole.pth'
-    run('convert_checkpoint', trained / 'iter_4.pth', whole)
+    run_tool('tools/convert_checkpoint.py', trained / 'iter_4.pth', whole)
     state = torch.load(whole, weights_only=True)['state_dict']
     stored = load_file(weights)
     assert set(state) == {f'backbone.{name}' for name in stored} | {
@@ -108,23 +100,24 @@ def test_it_tests_as_a_whole_one_and_through_mmsegs_script(trained, data_root, w
     scores = []
     for name, checkpoint in (('partial', trained / 'iter_4.pth'), ('whole', whole)):
         common = ['--work-dir', tmp_path / name, '--cfg-options', *SMALL]
-        run('test', CONFIG, checkpoint, *axes(data_root, weights), *common)
+        run_tool('tools/test.py', CONFIG, checkpoint, *axes(data_root, weights), *common)
         scores.append(json.loads((tmp_path / name / 'scores.json').read_text())['scores'])
     assert scores[0] == scores[1]
     env = dict(os.environ, VIT22B_BACKBONE='vit22b_tiny', VIT22B_DATA_ROOT=str(data_root))
     # without a word about weights: found where the checkpoint says
-    run(MMSEG_TEST, CONFIG, trained / 'iter_4.pth', '--work-dir', tmp_path / 'mmseg', '--cfg-options', *SMALL, env=env)
+    common = ['--work-dir', tmp_path / 'mmseg', '--cfg-options', *SMALL]
+    run_tool(MMSEG_TEST, CONFIG, trained / 'iter_4.pth', *common, env=env)
     theirs = json.loads(next((tmp_path / 'mmseg').glob('*/*.json')).read_text())
     assert theirs['mIoU'] == pytest.approx(scores[0]['mIoU'])
 
 
-def test_it_resumes_bit_exactly(trained, data_root, weights, tmp_path):
+def test_it_resumes_bit_exactly(trained, data_root, weights, tmp_path, run_tool):
     work_dir = tmp_path / 'run'
     work_dir.mkdir()
     for name in ('linear.py', 'iter_2.pth'):
         shutil.copy(trained / name, work_dir)
     common = ['--work-dir', work_dir, '--no-validate', '--resume', '--cfg-options', *SMALL]
-    run('train', CONFIG, *axes(data_root, weights), *common)
+    run_tool('tools/train.py', CONFIG, *axes(data_root, weights), *common)
     ours, theirs = (torch.load(f / 'iter_4.pth', weights_only=False) for f in (work_dir, trained))
     assert ours['meta']['backbone'] == theirs['meta']['backbone']
     assert all(torch.equal(ours['state_dict'][name], value) for name, value in theirs['state_dict'].items())

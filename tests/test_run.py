@@ -4,9 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,8 @@ import pytest
 import torch
 from conftest import REPO, make_ade
 from PIL import Image
+
+from vit22b_dense.warm import start_warm
 
 AXES = dict(VIT22B_BACKBONE='vit22b_tiny', VIT22B_REGIME='scratch')
 # few and small steps; dropout, drop path, workers and a validation in between, so that random state matters
@@ -43,17 +42,16 @@ def data_root(tmp_path_factory):
 
 def train_command(work_dir, data_root, *more) -> list[str]:
     return [
-        sys.executable, REPO / 'tools/train.py', CONFIG, '--backbone', 'vit22b_tiny', '--regime', 'scratch',
+        REPO / 'tools/train.py', CONFIG, '--backbone', 'vit22b_tiny', '--regime', 'scratch',
         '--data-root', data_root, '--work-dir', work_dir, *more, '--cfg-options', *OVERRIDES,
     ]  # fmt: skip
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory, data_root):
+def trained(tmp_path_factory, data_root, run_tool):
     """A run that was never interrupted."""
     work_dir = tmp_path_factory.mktemp('run')
-    done = subprocess.run(train_command(work_dir, data_root), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_tool(*train_command(work_dir, data_root), fresh=True)
     return work_dir, done.stdout + done.stderr
 
 
@@ -70,22 +68,20 @@ def test_training_prints_groups_and_time_left_and_keeps_two_checkpoints(trained)
     assert not list(work_dir.rglob('*.part'))
 
 
-def test_killed_and_resumed_equals_never_interrupted(trained, data_root, tmp_path):
+def test_killed_and_resumed_equals_never_interrupted(trained, data_root, tmp_path, run_tool):
     work_dir = tmp_path / 'killed'
-    process = subprocess.Popen(
-        train_command(work_dir, data_root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with open(os.devnull, 'w') as nowhere:
+        process = start_warm(train_command(work_dir, data_root), stdout=nowhere, stderr=nowhere)
     last = work_dir / 'last_checkpoint'
     deadline = time.time() + 120
     while not (last.exists() and last.read_text().endswith('iter_2.pth')):
-        assert process.poll() is None, 'the run ended before it could be killed'
+        assert process.exitcode is None, 'the run ended before it could be killed'
         assert time.time() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (work_dir / 'iter_6.pth').exists()
-    done = subprocess.run(train_command(work_dir, data_root, '--resume'), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_tool(*train_command(work_dir, data_root, '--resume'))
     assert 'resumed epoch: 0, iter: ' in done.stdout + done.stderr
     expected, resumed = weights(trained[0] / 'iter_6.pth'), weights(work_dir / 'iter_6.pth')
     assert expected.keys() == resumed.keys()
@@ -93,27 +89,24 @@ def test_killed_and_resumed_equals_never_interrupted(trained, data_root, tmp_pat
         assert torch.equal(value, resumed[name]), name
 
 
-def test_the_dumped_config_repeats_the_run_with_mmsegs_script(trained, tmp_path):
-    dumped = trained[0] / 'linear.py'
-    command = [sys.executable, MMSEG_TOOLS / 'train.py', dumped, '--work-dir', tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_the_dumped_config_repeats_the_run_with_mmsegs_script(trained, tmp_path, run_tool):
+    run_tool(MMSEG_TOOLS / 'train.py', trained[0] / 'linear.py', '--work-dir', tmp_path)
     expected, repeated = weights(trained[0] / 'iter_6.pth'), weights(tmp_path / 'iter_6.pth')
     assert all(torch.equal(value, repeated[name]) for name, value in expected.items())
 
 
-def call_test(script, trained, data_root, out, *more) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable, script, CONFIG, trained[0] / 'iter_6.pth', '--work-dir', out, '--out', out / 'labels',
-        '--show-dir', out / 'pictures', *more, '--cfg-options', *OVERRIDES,
-    ]  # fmt: skip
+def test_testing_writes_scores_labels_and_pictures_and_agrees_with_mmsegs_script(
+    trained, data_root, tmp_path, run_tool
+):
     env = dict(os.environ, **AXES, VIT22B_DATA_ROOT=str(data_root))
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO, env=env)
 
+    def call_test(script, out):
+        return run_tool(
+            script, CONFIG, trained[0] / 'iter_6.pth', '--work-dir', out, '--out', out / 'labels', '--show-dir',
+            out / 'pictures', '--cfg-options', *OVERRIDES, env=env,
+        )  # fmt: skip
 
-def test_testing_writes_scores_labels_and_pictures_and_agrees_with_mmsegs_script(trained, data_root, tmp_path):
-    done = call_test(REPO / 'tools/test.py', trained, data_root, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = call_test('tools/test.py', tmp_path)
     record = json.loads((tmp_path / 'scores.json').read_text())
     assert record['images'] == 2
     # building, sky, tree, road, sidewalk, person, car in ADE20K's label values; all others are ignored
@@ -142,8 +135,7 @@ def test_testing_writes_scores_labels_and_pictures_and_agrees_with_mmsegs_script
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 2
     assert f'mIoU {record["scores"]["mIoU"]:.2f} (majority class' in done.stdout
 
-    done = call_test(MMSEG_TOOLS / 'test.py', trained, data_root, tmp_path / 'mmseg')
-    assert done.returncode == 0, done.stderr[-3000:]
+    call_test(MMSEG_TOOLS / 'test.py', tmp_path / 'mmseg')
     theirs = json.loads(next((tmp_path / 'mmseg').glob('*/*.json')).read_text())
     assert theirs['mIoU'] == pytest.approx(record['scores']['mIoU'])
     assert len(list((tmp_path / 'mmseg/pictures').rglob('*.png'))) == 2
@@ -163,11 +155,11 @@ def test_errors_are_one_line_without_traceback(run_tool, tmp_path, arguments, me
     assert 'Traceback' not in done.stderr
 
 
-def test_a_bad_label_in_a_worker_ends_with_its_name(data_root, tmp_path):
+def test_a_bad_label_in_a_worker_ends_with_its_name(data_root, tmp_path, run_tool):
     root = shutil.copytree(data_root, tmp_path / 'ade')
     for path in (root / 'annotations/training').glob('*.png'):
         Image.fromarray(np.full((64, 80), 200, np.uint8)).save(path)
-    done = subprocess.run(train_command(tmp_path / 'run', root), capture_output=True, text=True, check=False)
+    done = run_tool(*train_command(tmp_path / 'run', root), check=False)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f'error: {root}/annotations/training/')

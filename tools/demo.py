@@ -8,7 +8,6 @@ a folder for each run, pictures, overview.png, depth_overview.png and scores.md.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from vit22b_dense.errors import run_tool
 from vit22b_dense.evaluation.panels import compose
 from vit22b_dense.files import write_atomically
+from vit22b_dense.warm import start_warm
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs/demo'
@@ -31,9 +31,10 @@ def run(title: str, *command: str | Path) -> None:
     """Announce and run one of the tools; stop the demo if it fails."""
     run.step += 1
     print(f'\n== {run.step}/{STEPS} {title}\n   {" ".join(map(str, command))}', flush=True)
-    status = subprocess.run([sys.executable, TOOLS / command[0], *map(str, command[1:])], check=False).returncode
-    if status:
-        sys.exit(f'the demo stopped: {command[0]} ended with status {status}')
+    process = start_warm([TOOLS / command[0], *command[1:]])
+    process.join()
+    if process.exitcode:
+        sys.exit(f'the demo stopped: {command[0]} ended with status {process.exitcode}')
 
 
 run.step = 0

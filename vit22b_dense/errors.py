@@ -1,5 +1,6 @@
 """Errors that the user can fix: they name the file or value and say what to do."""
 
+import gc
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ class UserError(ValueError):
 
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit: with what it returns, or with the status and bare message of a `UserError`."""
+    gc.freeze()  # what is imported stays; mmengine asks for a full collection at each data set that it builds
     try:
         status = main()
     except UserError as error:
