@@ -85,7 +85,7 @@ def depth(work_dir: Path) -> str:
     run('making a toy street with LiDAR, in Waymo\'s schema', 'make_toy_street.py', source, '--format', 'waymo',
         '--train', '32', '--val', '8', '--size', '224x336')  # fmt: skip
     for split in ('training', 'validation'):
-        run(f'preparing its {split} split', 'prepare_waymo.py', source, data, '--split', split, '--workers', '2')
+        run(f'preparing its {split} split', 'prepare_waymo.py', source, data, '--split', split)
     names = ('abs_rel', 'rmse', 'delta_1.25', 'mse_log')
     rows = [f'| depth | {" | ".join(names)} |', '|---' * (len(names) + 1) + '|']
     for decoder, config in DECODERS.items():
