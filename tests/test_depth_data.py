@@ -14,7 +14,8 @@ from PIL import Image
 from vit22b_dense import FewShotSubset, KITTIDepthDataset, WaymoDepthDataset
 from vit22b_dense.datasets import DataError, NYUDepthDataset
 from vit22b_dense.datasets.depth_list import read_depth_list
-from vit22b_dense.datasets.depth_transforms import rasterise, set_points
+from vit22b_dense.datasets.depth_transforms import LoadSparseDepth, rasterise, set_points
+from vit22b_dense.datasets.loading import LoadImage
 from vit22b_dense.waymo.prepare import Job, prepare
 from vit22b_dense.waymo.types import Settings
 
@@ -138,13 +139,12 @@ def test_damage_is_named(prepared, tmp_path):
     data = waymo(root)
     path = folder / f'{made.FIRST}_1.npz'
     good = path.read_bytes()
-    for content in (good[:100], b'', b'PK'):
+    for content in (good[:100], b'', b'PK', good[:-300] + bytes([good[-300] ^ 1]) + good[-299:]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=f'{path}: cannot be read as sparse depth'):
+        with pytest.raises(DataError, match=f'{path}: has changed since it was prepared'):
             data[0]
-    np.savez(path, x=np.uint16([192]), y=np.uint16([0]), depth=np.float32([1]))
-    with pytest.raises(DataError, match='does not fit its image of 192x128'):
-        data[0]
+        with pytest.raises(DataError, match=f'{path}: (cannot be read as sparse depth|has depths|has pixels)'):
+            LoadSparseDepth()(dict(depth_path=str(path), ori_shape=(128, 192)))
     path.unlink()
     with pytest.raises(DataError, match=f'{path}: no depth for'):
         data[0]
@@ -158,6 +158,51 @@ def test_damage_is_named(prepared, tmp_path):
         waymo(root)
     with pytest.raises(DataError, match='no prepared segments'):
         WaymoDepthDataset(str(tmp_path), dict(img_path='training'))
+
+
+@pytest.mark.parametrize(
+    ('x', 'y', 'depth', 'message'),
+    [
+        ([192], [0], [1.0], r'has pixels up to \(192, 0\), outside its image of 192x128'),
+        ([-1], [0], [1.0], 'has pixels up to'),
+        ([3.5], [0], [1.0], 'should be integers'),
+        ([0, 1], [0, 1], [1.0], 'should be equal'),
+        *(([0, 1], [0, 1], [2.0, depth], 'has depths of') for depth in (np.nan, np.inf, 0.0, -1.0)),
+    ],
+)
+def test_points_that_cannot_be_are_refused(x, y, depth, message, tmp_path):
+    path = tmp_path / 'a.npz'
+    np.savez(path, x=np.array(x), y=np.array(y), depth=np.float32(depth))
+    with pytest.raises(DataError, match=f'{path}: .*{message}'):
+        LoadSparseDepth()(dict(depth_path=str(path), ori_shape=(128, 192)))
+
+
+def test_an_image_of_another_size_or_content_than_was_prepared(prepared, tmp_path):
+    root = shutil.copytree(prepared, tmp_path / 'out')
+    data = waymo(root)
+    path, info = root / 'training' / made.SEGMENT / f'{made.FIRST}_1.jpg', data.get_data_info(0)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f'{path}: has changed since it was prepared'):
+        data[0]
+    write_image(path, np.zeros((64, 96, 3), np.uint8))
+    with pytest.raises(DataError, match=f'{path}: an image of 96x64 pixels, its index says 192x128'):
+        LoadImage()(info | dict(img_crc32=None))
+
+
+def test_a_segment_that_is_a_broken_link_or_whose_index_is_damaged(prepared, tmp_path):
+    root = shutil.copytree(prepared, tmp_path / 'out')
+    index = root / 'training' / made.SEGMENT / 'index.json'
+    text = index.read_text()
+    for damaged in (text[:300], text.replace('"image":', '"picture":'), '[]'):
+        index.write_text(damaged)
+        with pytest.raises(DataError, match=f'{index}: .*prepare the segment again'):
+            waymo(root)
+    index.write_text(text)
+    (root / 'training/400_d').symlink_to(tmp_path / 'absent')
+    with pytest.raises(DataError, match=r'1 segments are broken links \(400_d\)'):
+        waymo(root)
 
 
 def kitti(root, depth_path='data_depth_annotated/val', **more) -> KITTIDepthDataset:
@@ -191,7 +236,7 @@ def test_kitti_damage_is_named(tmp_path):
         (np.zeros((30, 124), np.uint16), 'depth map of 124x30 pixels for the image .* of 124x37'),
     ):
         Image.fromarray(content).save(path)
-        with pytest.raises(DataError, match=f'{path}: {message}'):
+        with pytest.raises(DataError, match=f'{path}: .*{message}'):
             data[0]
     path.write_bytes(b'no png')
     with pytest.raises(DataError, match='does not decode'):

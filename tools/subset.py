@@ -9,6 +9,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 from prettytable import PrettyTable
 
+from vit22b_dense.datasets.complete import check_complete
 from vit22b_dense.datasets.loading import LoadLabels
 from vit22b_dense.engine.config import AXES, add_config_arguments, check_data, load_config
 from vit22b_dense.errors import UserError, run_tool
@@ -71,6 +72,7 @@ def main() -> int:
     check_data(cfg, ('train_dataloader',))
     init_default_scope(cfg.default_scope)
     subset = DATASETS.build(cfg.train_dataloader.dataset.dataset)
+    check_complete(subset)
     names = subset.names
     print(f'{len(names)} of {len(subset.dataset)} images (fraction {subset.fraction}, seed {subset.seed})')
     print(f'digest {digest(names)}')

@@ -60,4 +60,6 @@ default_hooks = dict(
     visualization=dict(type='SegVisualizationHook'),
     iteration_seed=dict(type='IterationSeedHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
+    complete_data=dict(type='CompleteDataHook'),
+    finite_loss=dict(type='FiniteLossHook'),
 )

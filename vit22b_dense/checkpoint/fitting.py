@@ -40,6 +40,31 @@ def check_fit(
         raise CheckpointError('\n  '.join([head, *lines, advice]))
 
 
+def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights with a value that is no finite number.
+
+    Args:
+        state: name to tensor, of any type; each is read once.
+        source: the file's name for messages.
+
+    Raises:
+        CheckpointError: names the tensors.
+    """
+    if bad := [describe(name, tensor) for name, tensor in state.items() if not _finite(tensor)]:
+        raise CheckpointError(
+            f'{source}: NaN or infinite values in {shorten(bad)}. The training that wrote them had diverged, or the '
+            'file is damaged; take an earlier checkpoint, or copy it again'
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    # a minimum that is finite, and a maximum: one pass without a temporary, and NaN is passed on
+    tensor = tensor.float() if tensor.element_size() == 1 else tensor
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor.detach()))
+
+
 def _fits(tensor: Tensor, own: Tensor) -> bool:
     return tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point()
 
@@ -82,7 +107,8 @@ def load_weights(
         The names that were loaded.
 
     Raises:
-        CheckpointError: the weights do not fit; or with ``allow_partial`` nothing at all does.
+        CheckpointError: the weights do not fit; with ``allow_partial``, nothing at all does; NaN or infinite values
+            (the model is then of no use).
     """
     if allow_partial:
         state = fitting_part(model, state, source)
@@ -94,7 +120,9 @@ def load_weights(
     read = state.read if isinstance(state, LazyWeights) else state.get
     for name in state:
         owner, _, leaf = name.rpartition('.')
-        model.get_submodule(owner).load_state_dict({leaf: read(name)}, strict=False, assign=name in on_meta)
+        tensor = read(name)
+        check_finite({name: tensor}, source)
+        model.get_submodule(owner).load_state_dict({leaf: tensor}, strict=False, assign=name in on_meta)
     return list(state)
 
 

@@ -1,5 +1,6 @@
 """Depth maps stored as 16-bit PNG."""
 
+import cv2
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -38,6 +39,8 @@ class LoadDepthPNG(BaseTransform):
             stored = mmcv.imfrombytes(fileio.get(path), flag='unchanged', backend='cv2')
         except FileNotFoundError as error:
             raise DataError(f'{path}: no depth map for {results["img_path"]}') from error
+        except (cv2.error, OSError) as error:
+            raise DataError(f'{path}: does not decode as a depth map ({error}); replace it or drop it') from error
         if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
             found = 'does not decode' if stored is None else f'holds {stored.dtype} of shape {stored.shape}'
             raise DataError(f'{path}: {found}; a depth map is a 16-bit PNG of one channel')

@@ -5,14 +5,17 @@ middle of its first pixel being (0.5, 0.5), and depth in metres. A depth is neve
 several points meet in a pixel, the nearest one stays.
 """
 
+import io
 import zipfile
+import zlib
 
 import numpy as np
 from mmcv.transforms import BaseTransform, RandomFlip, Resize
+from mmengine import fileio
 from mmseg.datasets.transforms import PackSegInputs, RandomCrop
 from mmseg.registry import TRANSFORMS
 
-from .loading import DataError
+from .loading import DataError, check_sum
 
 
 def rasterise(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -45,22 +48,41 @@ class LoadSparseDepth(BaseTransform):
         """Add ``depth_points`` and ``depth_shape``.
 
         Raises:
-            DataError: no such file, damaged, or points outside the image.
+            DataError: no such file, damaged, points outside the image, or depths that are not positive and finite.
         """
         if 'depth_path' not in results:
             return results
         path, shape = results['depth_path'], results['ori_shape']
         try:
-            with np.load(path) as file:
+            data = fileio.get(path)
+            check_sum(path, data, results.get('depth_crc32'))
+            with np.load(io.BytesIO(data)) as file:
                 x, y, depth = (file[name] for name in ('x', 'y', 'depth'))
+        except DataError:
+            raise
         except FileNotFoundError as error:
             raise DataError(f'{path}: no depth for {results["img_path"]}; prepare the segment again') from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
             raise DataError(f'{path}: cannot be read as sparse depth ({error}); prepare the segment again') from error
-        if not (x.shape == y.shape == depth.shape) or (len(x) and (x.max() >= shape[1] or y.max() >= shape[0])):
-            raise DataError(f'{path}: does not fit its image of {shape[1]}x{shape[0]}; prepare the segment again')
+        if wrong := _wrong(x, y, depth, shape):
+            raise DataError(f'{path}: {wrong}; prepare the segment again')
         set_points(results, x, y, depth, shape)
         return results
+
+
+def _wrong(x: np.ndarray, y: np.ndarray, depth: np.ndarray, shape: tuple[int, int]) -> str:
+    """What is wrong with points; empty where nothing is."""
+    if x.ndim != 1 or not (x.shape == y.shape == depth.shape):
+        return f'x, y and depth are {x.shape}, {y.shape} and {depth.shape}, which should be equal'
+    if x.dtype.kind not in 'iu' or y.dtype.kind not in 'iu' or depth.dtype.kind != 'f':
+        return f'x, y and depth are {x.dtype}, {y.dtype} and {depth.dtype}, which should be integers and a float'
+    if not len(x):
+        return ''
+    if not (x.min() >= 0 <= y.min() and x.max() < shape[1] and y.max() < shape[0]):
+        return f'has pixels up to ({x.max()}, {y.max()}), outside its image of {shape[1]}x{shape[0]}'
+    if not (depth.min() > 0 and depth.max() < np.inf):  # not so either where one is NaN
+        return f'has depths of {depth.min()} to {depth.max()}, which should be above 0 and finite'
+    return ''
 
 
 def _check_frame(results: dict) -> None:

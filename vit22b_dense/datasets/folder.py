@@ -1,6 +1,5 @@
 """Images and label maps in two folders, paired by name: a data set of your own."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,11 +7,10 @@ from pathlib import Path
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from .listing import IMAGE_SUFFIXES, kind, some, walk
 from .loading import DataError
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 LABEL_SUFFIXES = ('.png',)
-SHOWN = 5  # names in a message
 
 
 @DATASETS.register_module()
@@ -107,7 +105,7 @@ class FolderSegDataset(BaseSegDataset):
         if absent or not names:
             raise DataError(
                 f'{self.ann_file}: {len(absent)} of its {len(names)} names have no image in {folder}'
-                f'{_some(absent)}; a line is a name below that folder, without suffix'
+                f'{some(absent)}; a line is a name below that folder, without suffix'
             )
         return names
 
@@ -116,9 +114,9 @@ class FolderSegDataset(BaseSegDataset):
         surplus = [] if self.ann_file else [files[0] for name, files in labels.items() if name not in images]
         found = []
         if alone:
-            found.append(f'{len(alone)} of {len(images)} images have no label map here, NAME.png{_some(alone)}')
+            found.append(f'{len(alone)} of {len(images)} images have no label map here, NAME.png{some(alone)}')
         if surplus:
-            found.append(f'{len(surplus)} of {len(labels)} label maps have no image{_some(surplus)}')
+            found.append(f'{len(surplus)} of {len(labels)} label maps have no image{some(surplus)}')
         if found:
             raise DataError(
                 f'{folder}: {"; ".join(found)}. Add what is missing, or name the images to be used in a list '
@@ -127,25 +125,11 @@ class FolderSegDataset(BaseSegDataset):
 
 
 def _files(folder: Path, suffixes: Iterable[str]) -> dict[str, list[str]]:
-    """What has one of some suffixes below a folder: by name without suffix, the paths relative to the folder.
-
-    Raises:
-        DataError: no such folder; a folder is reached twice by links.
-    """
-    if not folder.is_dir():
-        raise DataError(f'{folder}: no such folder')
-    found, seen = defaultdict(list), set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            raise DataError(f'{place}: leads to {real}, which has been read already; remove the link')
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        for file in (*folders, *files):
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() in suffixes and not file.startswith('.'):
-                relative = Path(place, file).relative_to(folder)
-                found[str(relative.with_name(stem))].append(str(relative))
+    """What has one of some suffixes below a folder: by name without suffix, the paths relative to the folder."""
+    found = defaultdict(list)
+    for path in walk(folder, suffixes):
+        relative = path.relative_to(folder)
+        found[str(relative.with_suffix(''))].append(str(relative))
     return found
 
 
@@ -158,22 +142,13 @@ def _paths(folder: Path, found: list[list[str]]) -> list[str]:
     double = [' and '.join(sorted(files)) for files in found if len(files) > 1]
     if double:
         raise DataError(
-            f'{folder}: {len(double)} of {len(found)} names belong to several files{_some(double)}; keep one of each'
+            f'{folder}: {len(double)} of {len(found)} names belong to several files{some(double)}; keep one of each'
         )
     paths = [folder / file for (file,) in found]
-    wrong = [f'{path.name}: {_kind(path)}' for path in paths if not path.is_file()]
+    wrong = [f'{path.name}: {kind(path)}' for path in paths if not path.is_file()]
     if wrong:
         raise DataError(
-            f'{folder}: {len(wrong)} of {len(paths)} are named like files of the data set and are none{_some(wrong)}; '
+            f'{folder}: {len(wrong)} of {len(paths)} are named like files of the data set and are none{some(wrong)}; '
             'remove or rename them'
         )
     return list(map(str, paths))
-
-
-def _kind(path: Path) -> str:
-    return 'a folder' if path.is_dir() else 'a broken link' if path.is_symlink() else 'no regular file'
-
-
-def _some(names: list[str]) -> str:
-    """The first of some names, for a message."""
-    return f' ({", ".join(sorted(names)[:SHOWN])}{", …" if len(names) > SHOWN else ""})' if names else ''

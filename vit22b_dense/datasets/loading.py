@@ -1,14 +1,20 @@
 """Reading images and label maps, with errors that name the file and what to do."""
 
+import io
+import zlib
+
 import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from ..errors import UserError
 from ..registry import TRANSFORMS as OUR_TRANSFORMS
+
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
 class DataError(UserError):
@@ -27,18 +33,57 @@ class LoadImage(LoadImageFromFile):
         """Load ``results['img_path']``.
 
         Raises:
-            DataError: no such file, or it does not decode as an image.
+            DataError: no such file, it does not decode as an image, it is not of the size or checksum that the
+                data set tells (``stored_shape``, ``img_crc32``), or it has ground truth and is turned by its EXIF
+                orientation.
         """
         path = results['img_path']
         try:
-            loaded = super().transform(results)
+            data = fileio.get(path, backend_args=self.backend_args)
         except FileNotFoundError as error:
             raise DataError(f'{path}: no such image; is the data set complete?') from error
+        check_sum(path, data, results.get('img_crc32'))
+        try:
+            image = mmcv.imfrombytes(data, flag=self.color_type, backend=self.imdecode_backend)
         except Exception as error:
             raise DataError(f'{path}: does not decode as an image ({error}); replace it or drop it') from error
-        if loaded is None or loaded['img'] is None:
-            raise DataError(f'{path}: does not decode as an image; replace it or drop it')
-        return loaded
+        if image is None or _cut_off(data):
+            raise DataError(f'{path}: does not decode as a whole image; replace it or drop it')
+        shape, told = image.shape[:2], results.get('stored_shape')
+        if told and tuple(told) != shape:
+            raise DataError(
+                f'{path}: an image of {shape[1]}x{shape[0]} pixels, its index says {told[1]}x{told[0]}; prepare the '
+                'segment again'
+            )
+        if 'seg_map_path' in results or 'depth_path' in results:
+            _refuse_turned(path, data)
+        results.update(img=image.astype(np.float32) if self.to_float32 else image, img_shape=shape, ori_shape=shape)
+        return results
+
+
+def check_sum(path: str, data: bytes, expected: int | None) -> None:
+    """Refuse what has changed since its data set was prepared; None for files without a checksum."""
+    if expected is not None and zlib.crc32(data) != expected:
+        raise DataError(f'{path}: has changed since it was prepared, or is damaged; prepare the segment again')
+
+
+def _cut_off(data: bytes) -> bool:
+    """Whether it is a JPEG without its end, which OpenCV fills up with grey."""
+    return data.startswith(b'\xff\xd8') and data.rfind(b'\xff\xd9', len(data) // 2) < 0
+
+
+def _refuse_turned(path: str, data: bytes) -> None:
+    """Refuse an image that is turned when it is read, while nothing says how its ground truth lies."""
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            orientation = file.getexif().get(ORIENTATION, 1)
+    except Exception:  # OpenCV has decoded it; what PIL cannot read has no tag
+        return
+    if orientation != 1:
+        raise DataError(
+            f'{path}: its EXIF orientation is {orientation}, so it is turned or mirrored when it is read, and its '
+            'ground truth is not. Save the image with its pixels turned, or without the tag'
+        )
 
 
 @TRANSFORMS.register_module()

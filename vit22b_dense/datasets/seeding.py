@@ -18,6 +18,9 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.logging import print_log
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 
+from ..errors import UserError
+from .loading import DataError
+
 
 def seed_random_state(entropy: Sequence[int]) -> None:
     """Seed Python's, NumPy's and PyTorch's global generators, accelerators too, from a few numbers >= 0."""
@@ -97,8 +100,17 @@ class SeededDataset:
 
     def __getitem__(self, index: Draw | int) -> Any:
         if isinstance(index, Draw):
-            with random_state_of(index.entropy):
-                return self.dataset[int(index)]
+            try:
+                with random_state_of(index.entropy):
+                    return self.dataset[int(index)]
+            except UserError:
+                raise
+            except Exception as error:
+                path = self.dataset.get_data_info(int(index)).get('img_path', f'sample {int(index)}')
+                raise DataError(
+                    f'{path}: no training sample can be made of it ({type(error).__name__}: {error}); replace it or '
+                    'drop it'
+                ) from error
         if not self._warned:
             self._warned = True
             print_log(

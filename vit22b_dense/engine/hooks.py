@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import nn
 
-from ..checkpoint import check_fit, fitting_part
+from ..checkpoint import check_finite, check_fit, fitting_part
 from ..datasets.seeding import seed_random_state
 from ..files import write_atomically
 from .restore import META, complete, reference_of, trained_alone
@@ -78,7 +78,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self.reference = reference_of(unwrapped(runner.model)) if is_main_process() else None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the reference beside the weights."""
+        """Put the reference beside the weights, which are not saved if they are no numbers any more."""
+        check_finite(
+            checkpoint['state_dict'], f'weights of iteration {checkpoint["meta"]["iter"]}, which are not saved'
+        )
         if self.reference is not None:
             checkpoint['meta'][META] = self.reference.to_dict()
 
@@ -142,6 +145,7 @@ class CheckpointFitHook(Hook):
             state = fitting_part(model, state, source)
         else:
             check_fit(model, state, source)
+        check_finite(state, source)
         checkpoint['state_dict'] = state
 
 

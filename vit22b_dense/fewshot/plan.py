@@ -10,6 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
+from ..datasets.complete import check_complete
 from ..engine.config import check_data, load_config, parse_overrides, weights_name
 from ..errors import UserError
 from .cells import Cell
@@ -144,7 +145,9 @@ def _build_whole(cfg: Config) -> BaseDataset:
         raise UserError(f'{cfg.filename}: trains by epochs; give train_cfg an iteration-based loop (max_iters)')
     check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    return DATASETS.build(_subset_config(cfg)).dataset
+    whole = DATASETS.build(_subset_config(cfg)).dataset
+    check_complete(whole)
+    return whole
 
 
 def _data_set_name(dataset: dict) -> str:

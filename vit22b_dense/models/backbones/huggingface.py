@@ -12,7 +12,8 @@ from mmseg.registry import MODELS
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ...checkpoint import CheckpointError
+from ...checkpoint import CheckpointError, check_finite, open_weights
+from ...checkpoint.errors import shorten
 from ...errors import UserError
 from .contract import DTYPES, PlainBackbone, draw_seed, file_source, reflect_to_multiple
 
@@ -135,6 +136,11 @@ class HFBackbone(PlainBackbone):
         Raises:
             CheckpointError: there are none, or they do not fit; nothing is loaded then.
         """
+        if Path(path).exists():
+            # transformers would cast whole numbers, and follow an index out of its folder
+            whole = {name: tensor for name, tensor in open_weights(path).items() if not tensor.is_floating_point()}
+            if whole:
+                raise CheckpointError(f'{path}: weights that are no floating point: {shorten(whole)}')
         try:
             # of the class itself: AutoBackbone.from_pretrained asks the hub also about a local folder
             loaded, info = type(self.model).from_pretrained(
@@ -149,6 +155,7 @@ class HFBackbone(PlainBackbone):
             raise CheckpointError(f'{path}: no safetensors that fit its config.json ({error})') from error
         if missing := sorted(info['missing_keys']):
             raise CheckpointError(f'{path}: its weights lack {", ".join(missing[:8])} ({len(missing)} in all)')
+        check_finite(dict(loaded.named_parameters()), path)
         self._take(loaded)
         self.weights_source = file_source(path)
         self.filled = False

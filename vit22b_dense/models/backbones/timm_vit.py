@@ -8,6 +8,7 @@ from mmseg.models.backbones import timm_backbone as mmseg_timm
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from ...checkpoint import check_finite
 from ...errors import UserError
 from .contract import DTYPES, PlainBackbone, cover_image, draw_seed, file_source, reflect_to_multiple
 
@@ -100,6 +101,7 @@ class TIMMViT(PlainBackbone, TIMMBackbone):
     def _take(self, **source: bool | str) -> None:
         """Copy all that does not learn, or all, from a model that timm makes from a source of weights."""
         made = mmseg_timm.timm.create_model(self.model_name, num_classes=0, dynamic_img_size=True, **source)
+        check_finite(made.state_dict(), source.get('checkpoint_path') or self.model_name)
         own, kept = self.timm_model.state_dict(), self.referenced_names()
         for name, tensor in made.state_dict().items():
             if not self.frozen or f'timm_model.{name}' in kept:
