@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import REPO
 
-LEAVES = {'errors', 'files', 'progress', 'registry', 'version', 'warm'}
+LEAVES = {'errors', 'files', 'progress', 'registry', 'strips', 'version', 'warm'}
 ALLOWED = {
     'models': {'checkpoint'},
     'datasets': set(),
@@ -21,6 +21,7 @@ ALLOWED = {
     'files': set(),
     'progress': set(),
     'registry': set(),
+    'strips': set(),
     'version': set(),
     'warm': set(),
 }

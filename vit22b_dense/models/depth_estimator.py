@@ -1,5 +1,6 @@
 """The model around backbone and depth head: training, and the test modes whole and slide, each also flipped."""
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.models.data_preprocessor import SegDataPreProcessor
@@ -9,6 +10,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from .decoders.depth import upsample
+from .windows import grid_of, mean_map
 
 MODES = ('whole', 'slide', 'whole_flip', 'slide_flip')
 
@@ -93,22 +95,21 @@ class SparseDepthEstimator(EncoderDecoder):
         )
         self.mode = mode
 
-    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Images or windows ``(B, 3, H, W)`` to depth in metres ``(B, 1, H, W)``."""
-        metas = [{**meta, 'img_shape': tuple(inputs.shape[2:])} for meta in batch_img_metas]
+    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Images ``(B, 3, H, W)`` to depth in metres ``(B, 1, H, W)`` by the test mode."""
 
         def decode(images: Tensor) -> Tensor:
-            return self.decode_head.predict(self.extract_feat(images), metas, self.test_cfg)
+            meta = dict(img_shape=tuple(images.shape[2:]))
+            return self.decode_head.predict(self.extract_feat(images), [meta], self.test_cfg)
 
-        depth = decode(inputs)
-        return (depth + decode(inputs.flip(3)).flip(3)) / 2 if self.mode.endswith('flip') else depth
+        def both(images: Tensor) -> Tensor:
+            return (decode(images) + decode(images.flip(3)).flip(3)) / 2
 
-    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Depth in metres ``(B, 1, H, W)`` by the test mode."""
-        if self.mode.startswith('slide'):
-            # mmseg writes the window's shape into what it is given.
-            return self.slide_inference(inputs, [dict(meta) for meta in batch_img_metas])
-        return self.whole_inference(inputs, batch_img_metas)
+        model = both if self.mode.endswith('flip') else decode
+        if self.mode.startswith('whole'):
+            return model(inputs)
+        grid = grid_of(tuple(inputs.shape[2:]), self.test_cfg)
+        return torch.stack([mean_map(model, image, grid) for image in inputs])
 
     def postprocess_result(
         self, depth: Tensor, data_samples: list[SegDataSample] | None = None

@@ -1,117 +1,81 @@
-"""Logits of windows at the resolution of a decoder, put together to labels in strips of rows.
+"""The windows of a picture: where they lie, and a model on several of them at a time."""
 
-A map of logits at the size of the picture is never made: 12 megapixels of 150 classes would take 7 GB. What comes out
-is what mmseg's `slide_inference` and `postprocess_result` give: each window's logits are resized to the window,
-averaged where windows overlap, and resized to the picture's original size.
-"""
-
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-STRIP_NUMBERS = 2**24  # logits of one strip: 64 MB in float32
+from ..errors import UserError
+
+# Pixels of one forward pass. On the CPU a window of 504 px is as fast alone as with others (docs/performance.md).
+PIXELS_ON_CPU = 2**17
+PIXELS_ELSEWHERE = 2**22
+
+Model = Callable[[Tensor], Tensor]
+Grid = tuple[list[int], list[int], tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class Window:
-    """A part of a picture and its logits.
-
-    Attributes:
-        top, left: of its first pixel. height, width: in pixels.
-        logits: ``(K, h, w)`` at the resolution of the decoder; None where they are yet to be computed.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-    logits: Tensor | None = None
-
-
-def split(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> Iterator[Window]:
-    """The windows of mmseg's 'slide' mode, row by row: the last of a row or column is moved inside.
+def grid_of(size: tuple[int, int], test_cfg: Mapping) -> Grid:
+    """The windows of mmseg's 'slide' mode: the last of a row or column is moved inside. In 'whole' mode there is one.
 
     Args:
-        size: of the picture, (height, width). crop: of a window. stride: between two.
-    """
-    starts = []
-    for side, window, step in zip(size, crop, stride, strict=True):
-        count = max(side - window + step - 1, 0) // step + 1
-        starts.append([max(min(i * step + window, side) - window, 0) for i in range(count)])
-    for top in starts[0]:
-        for left in starts[1]:
-            yield Window(top, left, min(crop[0], size[0]), min(crop[1], size[1]))
-
-
-def labels_of(windows: list[Window], size: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """Class numbers of a picture.
-
-    Args:
-        windows: with logits; they cover the picture.
-        size: of the picture that the windows are of, (height, width).
-        original: of the result.
+        size: of the picture, (height, width). test_cfg: with ``mode``, and for slide ``crop_size`` and ``stride``.
 
     Returns:
-        ``(H, W)`` int64, of the size ``original``.
+        First pixels of the rows of windows and of the columns, and the windows' (height, width).
+
+    Raises:
+        UserError: windows that leave pixels out.
     """
-    classes = windows[0].logits.shape[0]
-    rows = max(1, STRIP_NUMBERS // (classes * max(size[1], original[1])))
-    labels = [
-        _strip(windows, size, original, top, min(top + rows, original[0])) for top in range(0, original[0], rows)
-    ]
-    return torch.cat(labels)
+    if not test_cfg.get('mode', 'whole').startswith('slide'):
+        return [0], [0], size
+    starts, sides = [], []
+    for side, window, step in zip(size, test_cfg['crop_size'], test_cfg['stride'], strict=True):
+        if not 0 < step <= window:
+            stride, crop = tuple(test_cfg['stride']), tuple(test_cfg['crop_size'])
+            raise UserError(
+                f'test_cfg: stride={stride} for windows of crop_size={crop}: choose strides of at least 1 pixel and '
+                'at most a window, so that every pixel lies in one'
+            )
+        count = max(side - window + step - 1, 0) // step + 1
+        starts.append([max(min(i * step + window, side) - window, 0) for i in range(count)])
+        sides.append(min(window, side))
+    return *starts, tuple(sides)
 
 
-def _strip(windows: list[Window], size: tuple[int, int], original: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """Labels of the rows ``top`` to ``bottom`` of the result."""
-    if size == original:
-        logits = _rows(windows, size[1], top, bottom)
-    else:
-        before, behind, weight = _neighbours(torch.arange(top, bottom), size[0], original[0])
-        first = int(before[0])
-        logits = _rows(windows, size[1], first, int(behind[-1]) + 1)
-        logits = _mixed(logits, before - first, behind - first, weight)
-    if logits.shape[2] != original[1]:
-        logits = F.interpolate(
-            logits[None], size=(logits.shape[1], original[1]), mode='bilinear', align_corners=False
-        )[0]
-    return logits.argmax(0)
+def on_windows(model: Model, image: Tensor, corners: Sequence[tuple[int, int]], window: tuple[int, int]) -> Tensor:
+    """A model's answers to windows, a number of them in each forward pass.
+
+    Args:
+        model: from ``(B, 3, h, w)`` to a tensor of B.
+        image: ``(3, H, W)``.
+        corners: top and left of each window. window: (height, width).
+
+    Returns:
+        The answers to all windows in their order.
+    """
+    height, width = window
+    pixels = PIXELS_ON_CPU if image.device.type == 'cpu' else PIXELS_ELSEWHERE
+    together = max(1, pixels // (height * width))
+    parts = [image[:, top : top + height, left : left + width] for top, left in corners]
+    batches = [torch.stack(parts[i : i + together]) for i in range(0, len(parts), together)]
+    return torch.cat([model(batch) for batch in batches])
 
 
-def _rows(windows: list[Window], width: int, top: int, bottom: int) -> Tensor:
-    """The mean logits ``(K, bottom - top, width)`` of some rows of the windows' picture."""
-    whole = len(windows) == 1
-    total = count = None
-    for window in windows:
-        start, stop = max(top, window.top), min(bottom, window.top + window.height)
-        if start >= stop:
-            continue
-        places = torch.arange(start, stop) - window.top
-        part = _mixed(window.logits, *_neighbours(places, window.logits.shape[1], window.height))
-        part = F.interpolate(part[None], size=(part.shape[1], window.width), mode='bilinear', align_corners=False)[0]
-        if whole:
-            return part
-        if total is None:
-            total = part.new_zeros(part.shape[0], bottom - top, width)
-            count = part.new_zeros(bottom - top, width)
-        place = slice(start - top, stop - top), slice(window.left, window.left + window.width)
-        total[:, *place] += part
-        count[place] += 1
+def mean_map(model: Model, image: Tensor, grid: Grid) -> Tensor:
+    """The mean of a model's answers at each pixel, ``(1, H, W)``: each row of windows is added in place.
+
+    Args:
+        model: from ``(B, 3, h, w)`` to ``(B, 1, h, w)``.
+        image: ``(3, H, W)``.
+        grid: of `grid_of`.
+    """
+    tops, lefts, (height, width) = grid
+    total, count = image.new_zeros(2, 1, *image.shape[1:])
+    for top in tops:
+        answers = on_windows(model, image, [(top, left) for left in lefts], grid[2])
+        for left, answer in zip(lefts, answers, strict=True):
+            place = slice(top, top + height), slice(left, left + width)
+            total[:, *place] += answer
+            count[:, *place] += 1
     return total.div_(count)
-
-
-def _neighbours(places: Tensor, stored: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of pixels of a side: the stored rows before and behind, and the weight of the latter (corners not aligned)."""
-    source = ((places.double() + 0.5) * (stored / side) - 0.5).clamp(min=0)
-    before = source.long().clamp(max=stored - 1)
-    return before, (before + 1).clamp(max=stored - 1), (source - before).float()
-
-
-def _mixed(logits: Tensor, before: Tensor, behind: Tensor, weight: Tensor) -> Tensor:
-    """Rows of ``(K, h, w)`` between two stored ones."""
-    before, behind = before.to(logits.device), behind.to(logits.device)
-    weight = weight.to(logits)[:, None]
-    return torch.lerp(logits.index_select(1, before), logits.index_select(1, behind), weight)
