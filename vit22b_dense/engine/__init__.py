@@ -1,5 +1,6 @@
 """One builder of a run from a config and its axes, and what a run needs around the model."""
 
+from .features import CachedRunner
 from .guards import CompleteDataHook, FiniteLossHook
 from .hooks import AtomicCheckpointHook, CheckpointFitHook, IterationSeedHook
 from .layer_decay import LayerDecayConstructor
@@ -8,6 +9,6 @@ from .run import DenseRunner
 from .timed_logger import TimedLoggerHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CheckpointFitHook', 'CompleteDataHook', 'DenseRunner',
-    'FiniteLossHook', 'IterationSeedHook', 'LayerDecayConstructor', 'TimedLoggerHook',
+    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CachedRunner', 'CheckpointFitHook', 'CompleteDataHook',
+    'DenseRunner', 'FiniteLossHook', 'IterationSeedHook', 'LayerDecayConstructor', 'TimedLoggerHook',
 ]  # fmt: skip

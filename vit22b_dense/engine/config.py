@@ -19,10 +19,11 @@ from ..errors import UserError
 AXES = {
     'backbone': ('VIT22B_BACKBONE', 'backbone: a name from configs/_base_/backbones'),
     'weights': ('VIT22B_WEIGHTS', "pretrained backbone: a file; for transformers' models a folder or hub id"),
-    'regime': ('VIT22B_REGIME', 'training regime: frozen, finetune or scratch'),
+    'regime': ('VIT22B_REGIME', 'training regime: frozen, cached, finetune or scratch'),
     'fraction': ('VIT22B_FRACTION', 'fraction of the training data, such as 1/16; also sets the number of iterations'),
     'seed': ('VIT22B_SEED', 'seed for weights, data order, augmentation and few-shot subset'),
     'data_root': ('VIT22B_DATA_ROOT', 'folder of the data set'),
+    'features': ('VIT22B_FEATURES', 'folder of features, for --regime cached (default: one in work_dirs/features)'),
 }
 FOLDERS = {'backbone': 'backbones', 'regime': 'regimes', 'fraction': 'fractions'}
 # What `configs/_base_` makes configs of: used up when the config is read, so no run reads it.
@@ -35,9 +36,9 @@ INGREDIENTS = frozenset({
 # What mmengine's runners read: the arguments of both, and what they and mmseg's scripts take from the config besides.
 RUN_KEYS = {
     *inspect.signature(Runner.__init__).parameters, *inspect.signature(FlexibleRunner.__init__).parameters,
-    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
-    'init_weights_for_test_or_val', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'test_pipeline', 'tta_model',
-    'tta_pipeline',
+    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'features',
+    'find_unused_parameters', 'init_weights_for_test_or_val', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
+    'test_pipeline', 'tta_model', 'tta_pipeline',
 } - {'self', 'cfg'}  # fmt: skip
 # The folder of the shipped configs, which a wheel holds and a checkout links to; configs elsewhere inherit from it.
 CONFIGS = str((Path(__file__).parents[1] / '.mim' / 'configs').resolve())
@@ -53,7 +54,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the axes and mmseg's ``--cfg-options`` to a tool's arguments."""
     axes = parser.add_argument_group('axes', 'choices that the configs leave open; each has a default')
     for axis, (_, text) in AXES.items():
-        metavar = {'data_root': 'DIR', 'weights': 'PATH', 'fraction': '1/16', 'seed': 'N'}.get(axis, 'NAME')
+        metavar = {'data_root': 'DIR', 'features': 'DIR', 'weights': 'PATH', 'fraction': '1/16', 'seed': 'N'}.get(
+            axis, 'NAME'
+        )
         axes.add_argument(f'--{axis.replace("_", "-")}', metavar=metavar, help=text)
     parser.add_argument(
         '--cfg-options',
@@ -210,7 +213,9 @@ def axis_values(path: Path, axis: str) -> list[str]:
 def default_work_dir(path: str | Path, axes: dict[str, str | None]) -> str:
     """``work_dirs/`` and a folder named after the config and the axes chosen for it, so that runs do not mix."""
     path = find_config(path).resolve()
-    shown = {axis: value for axis, value in axes.items() if value is not None and axis != 'data_root'}
+    shown = {
+        axis: value for axis, value in axes.items() if value is not None and axis not in ('data_root', 'features')
+    }
     if 'weights' in shown:
         shown['weights'] = weights_name(shown['weights'])
     if 'seed' in shown:

@@ -47,7 +47,7 @@ def trained_alone(model: nn.Module, reference: Reference | None) -> Iterator[Non
 
 def reference_of(model: nn.Module) -> Reference | None:
     """What a checkpoint of a model refers to; None where all of it is trained."""
-    return Reference.of(model.backbone.weights_source) if untrained_names(model) else None
+    return getattr(getattr(model, 'backbone', None), 'reference', None)
 
 
 def complete(model: nn.Module, checkpoint: dict, source: str | Path) -> dict[str, Tensor]:

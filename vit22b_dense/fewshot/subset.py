@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any
 
-from mmengine.dataset import BaseDataset, ConcatDataset
 from mmseg.registry import DATASETS
 
+from ..datasets.names import sample_names
 from ..errors import UserError
 
 _EMPTY = 'need at least one array to concatenate'  # numpy, where mmengine puts no samples together
@@ -29,27 +28,6 @@ def parse_fraction(fraction: str | float) -> Fraction:
     if not 0 < value <= 1 or isinstance(fraction, bool):
         raise UserError(f"fraction={fraction!r}: give a string like '1/16' or a number in (0, 1]; 1 is everything")
     return value
-
-
-def sample_names(dataset: Any) -> list[str]:
-    """Each sample's image path relative to its data root, with forward slashes, in the data set's order.
-
-    Args:
-        dataset: an mmengine `BaseDataset`, or a `ConcatDataset` of them.
-
-    Raises:
-        TypeError: another kind of data set.
-    """
-    if isinstance(dataset, ConcatDataset):
-        return [name for part in dataset.datasets for name in sample_names(part)]
-    if not isinstance(dataset, BaseDataset):
-        raise TypeError(
-            f'FewShotSubset takes a BaseDataset or a ConcatDataset of them, not {type(dataset).__name__}: '
-            'put other wrappers around the subset'
-        )
-    root = PurePosixPath(dataset.data_root or '')
-    paths = (PurePosixPath(dataset.get_data_info(i)['img_path']) for i in range(len(dataset)))
-    return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
 
 
 def select(names: Sequence[str], units: Sequence[str], fraction: Fraction, seed: int) -> list[int]:

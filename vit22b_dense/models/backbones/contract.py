@@ -76,6 +76,11 @@ class PlainBackbone(BaseModule):
         learning = {name for name, param in self.named_parameters() if param.requires_grad}
         return set(self.state_dict()) - learning - self.of_its_own if self.frozen else set()
 
+    @property
+    def reference(self) -> Reference | None:
+        """What a checkpoint has in place of the weights that do not learn; None where all of them do."""
+        return Reference.of(self.weights_source) if self.referenced_names() else None
+
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *rest: bool | list[str]
     ) -> None:

@@ -32,7 +32,7 @@ def find_weights(backbone: nn.Module, wanted: Reference, source: str | Path) -> 
             )
         backbone.load_pretrained(wanted.name)
         return
-    here = Reference.of(configured)
+    here = backbone.reference or Reference.of(configured)
     if not wanted.same_weights(here):
         raise CheckpointError(
             f'{source}: was trained on the frozen backbone {wanted}, and this run has {here}. Name the right weights '

@@ -1,0 +1,94 @@
+"""Cross entropy of upsampled logits in strips of rows, without logits at the size of the labels."""
+
+import torch
+from torch import Tensor
+
+# Logits of one strip: on a CPU 1 MB in float32, which stays in a core's cache.
+STRIP_NUMBERS = dict(cpu=2**18, other=2**24)
+
+
+class _UpsampledCrossEntropy(torch.autograd.Function):
+    """The gradient is computed along with the loss, while a strip is at hand."""
+
+    @staticmethod
+    def forward(ctx: object, logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+        classes, (height, width) = logits.shape[1], labels.shape[1:]
+        rows, columns = (
+            interpolation(stored, side) for stored, side in zip(logits.shape[2:], (height, width), strict=True)
+        )
+        step = max(1, STRIP_NUMBERS.get(logits.device.type, STRIP_NUMBERS['other']) // (classes * width))
+        strips = []  # top, the stored rows that it is made of, their weights
+        for top in range(0, height, step):
+            weights = rows[top : top + step]
+            first, *_, last = weights.any(0).nonzero().flatten().tolist() * 2
+            used = slice(first, last + 1)
+            strips.append((top, used, weights[:, used].to(logits.device)))
+        columns = columns.to(logits.device)
+        loss, correct = logits.new_zeros(()), torch.zeros((), dtype=torch.int64, device=logits.device)
+        gradient = torch.empty_like(logits)
+        for i, of_image in enumerate(labels):
+            wide = logits[i] @ columns.T  # (K, h, W)
+            wide_gradient = torch.zeros_like(wide)
+            for top, used, weights in strips:
+                strip = (weights @ wide[:, used]).flatten(1)  # (K, pixels)
+                label = of_image[top : top + step].reshape(1, -1).long()
+                known = label != ignore_index
+                label = torch.where(known, label, 0)
+                strip -= strip.amax(0, keepdim=True)
+                mine = strip.gather(0, label)
+                correct += ((mine == 0) & known).sum()
+                total = strip.exp_().sum(0, keepdim=True)
+                loss += ((total.log() - mine) * known).sum()
+                strip *= known / total
+                strip.scatter_add_(0, label, -known.to(strip.dtype))
+                wide_gradient[:, used] += weights.T @ strip.view(classes, -1, width)
+            gradient[i] = wide_gradient @ columns
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    def backward(ctx: object, of_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * of_loss, None, None
+
+
+def upsampled_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
+    """What ``cross_entropy(interpolate(logits), labels, reduction='sum')`` gives, and how many pixels are right.
+
+    Args:
+        logits: ``(B, K, h, w)``, brought to the size of the labels bilinearly, corners not aligned.
+        labels: ``(B, H, W)`` integers below K, or ``ignore_index``.
+        ignore_index: of pixels that count for nothing.
+
+    Returns:
+        The sum of the loss over the pixels, and the number of those whose label has the highest logit, int64.
+    """
+    return _UpsampledCrossEntropy.apply(logits.float(), labels, ignore_index)
+
+
+def interpolation(stored: int, side: int) -> Tensor:
+    """The matrix ``(side, stored)`` of bilinear interpolation of ``stored`` numbers, corners not aligned."""
+    identity = torch.eye(stored)[None]
+    return torch.nn.functional.interpolate(identity, size=side, mode='linear', align_corners=False)[0].T.contiguous()
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """Cross entropy of each token's logits with the share of each class among its pixels, summed over the pixels.
+
+    Args:
+        logits: ``(B, K, h, w)``; each token stands for an equal part of the picture.
+        labels, ignore_index: as for `upsampled_cross_entropy`.
+    """
+    batch, classes, height, width = logits.shape
+    rows, columns = (
+        torch.arange(side, device=labels.device) * tokens // side
+        for side, tokens in zip(labels.shape[1:], (height, width), strict=True)
+    )
+    token = torch.arange(batch, device=labels.device)[:, None, None] * height * width + rows[:, None] * width + columns
+    classed = torch.where(labels != ignore_index, labels, classes)  # the last one of each token is dropped
+    counts = torch.bincount(
+        (token * (classes + 1) + classed).flatten(), minlength=batch * height * width * (classes + 1)
+    )
+    counts = counts.view(batch, height, width, classes + 1)[..., :classes].permute(0, 3, 1, 2)
+    return -(counts * logits.float().log_softmax(1)).sum()
