@@ -20,7 +20,7 @@ from ...checkpoint.errors import human
 from ...datasets.seeding import random_state_of
 from ...errors import run_tool
 from ...models.backbones.contract import resolve_indices
-from ...models.windows import split
+from ...models.windows import grid_of
 from ...progress import Progress
 from .cached import address, window_name
 from .made import folder_of, made_by, subset_config, test_sets
@@ -224,13 +224,9 @@ class FeatureMaker:
     def _windows(self, image: Tensor) -> list[tuple[int, int, bool, int, int]]:
         """Of a test image: top, left, mirrored, height and width of all that the backbone will be asked for."""
         size, inference = tuple(image.shape[2:]), self.cfg.model.get('test_cfg') or {}
-        mode = inference.get('mode', 'whole')
-        if mode.startswith('slide'):
-            windows = [(w.top, w.left, w.height, w.width) for w in split(size, inference.crop_size, inference.stride)]
-        else:
-            windows = [(0, 0, *size)]
-        flips = (False, True) if mode.endswith('flip') else (False,)
-        return [(top, left, flip, *rest) for top, left, *rest in windows for flip in flips]
+        tops, lefts, window = grid_of(size, inference)
+        flips = (False, True) if inference.get('mode', 'whole').endswith('flip') else (False,)
+        return [(top, left, flip, *window) for top in tops for left in lefts for flip in flips]
 
     @torch.no_grad()
     def _write(self, batch: list[Shard], data: dict) -> None:
