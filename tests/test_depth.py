@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vit22b_dense.models import DepthDataPreProcessor, DPTDepthHead, LinearDepthHead
+from vit22b_dense.warm import warm_context
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, mlp_dims=32)
 
@@ -276,7 +277,7 @@ def batch_of_two():
 
 
 def test_two_processes_learn_what_one_does(tmp_path):
-    context = torch.multiprocessing.get_context('spawn')
+    context = warm_context()
     workers = [context.Process(target=_loss_in_a_process, args=(rank, str(tmp_path))) for rank in range(2)]
     for worker in workers:
         worker.start()

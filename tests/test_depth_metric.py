@@ -13,6 +13,7 @@ from mmseg.registry import METRICS
 from vit22b_dense.evaluation import MeanDepthMetric, SparseDepthMetric
 from vit22b_dense.evaluation.companions import companions, summary
 from vit22b_dense.evaluation.depth_metric import SCORES
+from vit22b_dense.warm import warm_context
 
 NAMES = list(SCORES)
 
@@ -299,7 +300,7 @@ def test_processes_give_what_one_gives(tmp_path, world, count):
     for metric in (SparseDepthMetric(), MeanDepthMetric(), MeanDepthMetric(average='image')):
         metric.process({}, cases(count))
         alone.append(metric.evaluate(count))
-    context = torch.multiprocessing.get_context('spawn')
+    context = warm_context()
     workers = [
         context.Process(target=_evaluate_in_a_process, args=(rank, world, count, str(tmp_path)))
         for rank in range(world)

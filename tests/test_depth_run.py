@@ -1,6 +1,7 @@
 """A whole run of depth: a toy street in Waymo's schema, prepared, trained on and tested."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -23,7 +24,9 @@ OVERRIDES = [
 def test_depth_trains_and_tests(run_tool, tmp_path):
     data = make_prepared_waymo(tmp_path / 'data')
     common = [*AXES, '--data-root', data]
-    run_tool('tools/train.py', CONFIG, *common, '--work-dir', tmp_path / 'run', *OVERRIDES)
+    done = run_tool('tools/train.py', CONFIG, *common, '--work-dir', tmp_path / 'run', *OVERRIDES)
+    line = re.search(r'iter_2\.pth: abs_rel (\d\.\d+), rmse .*', done.stdout + done.stderr)
+    assert line[0].endswith('; over all pixels')
     out = tmp_path / 'out'
     done = run_tool(
         'tools/test.py', CONFIG, tmp_path / 'run/iter_2.pth', *common, '--work-dir', out, '--out', out / 'depth',
@@ -31,6 +34,7 @@ def test_depth_trains_and_tests(run_tool, tmp_path):
     )  # fmt: skip
     record = json.loads((out / 'scores.json').read_text())
     scores = record['scores']
+    assert line[1] == f'{scores["abs_rel"]:.3f}'
     assert (record['images'], scores['images'], scores['images_without_gt']) == (3, 3, 0)
     assert 'Protocol: no crop; ground truth in (0.001, 80] m' in done.stdout
     assert done.stdout.strip().splitlines()[-1].startswith(f'abs_rel {scores["pixel/abs_rel"]:.3f} (')

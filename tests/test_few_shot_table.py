@@ -79,11 +79,12 @@ def test_published_rows_are_those_of_the_source():
 
 
 def test_depth_has_its_own_scores_and_nothing_published():
-    scores = {'pixel/abs_rel': 0.3, 'pixel/rmse': 8.0, 'pixel/delta_1.25': 0.6, 'mean_depth/abs_rel': 0.88}
+    own = {'abs_rel': 0.3, 'rmse': 8.0, 'delta_1.25': 0.6}
+    scores = own | {'image/abs_rel': 0.3, 'pixel/abs_rel': 0.2, 'mean_depth/abs_rel': 0.88}
     text = markdown([cell('good', '1', 0, scores)], 'Depth')
     assert '## abs_rel, lower is better' in text
     assert '| good | 0.300 |' in text
-    assert 'Mean depth everywhere: 0.880' in text
+    assert "Mean depth everywhere: 0.880. Scores: mean of the images' own scores." in text
     assert 'published' not in text
 
 

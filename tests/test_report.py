@@ -178,14 +178,15 @@ def test_single_runs_in_one_folder(tmp_path):
 
 def test_segmentation_and_depth_in_one_folder_have_tables_of_their_own(tmp_path):
     make_run(tmp_path / 'runs/seg', {'mIoU': 21.3, 'majority/mIoU': 2.5, 'majority/aAcc': 9.0, 'IoU/road': 50.0})
-    scores = {'pixel/abs_rel': 0.3, 'image/abs_rel': 0.2, 'mean_depth/rmse': 14.0, '0-20m/pixel/abs_rel': 0.1}
+    scores = {'abs_rel': 0.2, 'pixel/abs_rel': 0.3, 'image/abs_rel': 0.2, 'mean_depth/rmse': 14.0}
+    scores |= {'0-20m/pixel/abs_rel': 0.1, '0-20m/image/abs_rel': 0.4}
     make_run(tmp_path / 'runs/depth', scores | {'images': 8}, metric='abs_rel')
     tables = Page(page_of([tmp_path / 'runs'], 'title')).tables
     assert tables[:4] == [
         [['run', 'mIoU', 'majority/mIoU'], ['seg', '21.3', '2.5']],
-        [['run', 'pixel/abs_rel', 'mean_depth/rmse'], ['depth', '0.3', '14']],
+        [['run', 'abs_rel', 'mean_depth/rmse'], ['depth', '0.2', '14']],
         [['class, IoU (%)', 'seg'], ['road', '50.0']],
-        [['ground truth, abs_rel', 'depth'], ['0-20m', '0.100']],
+        [['ground truth, abs_rel', 'depth'], ['0-20m', '0.400']],
     ]
 
 

@@ -63,6 +63,7 @@ def test_training_prints_groups_and_time_left_and_keeps_two_checkpoints(trained)
     work_dir, output = trained
     assert output.count('Parameter groups') == 1
     assert 'eta:' in output
+    assert re.findall(r'iter_\d\.pth: mIoU', output) == ['iter_6.pth: mIoU'], 'of iteration 3 there is no checkpoint'
     assert sorted(p.name for p in work_dir.glob('*.pth')) == ['iter_4.pth', 'iter_6.pth']
     assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'iter_6.pth')
     assert not list(work_dir.rglob('*.part'))

@@ -76,7 +76,7 @@ def segmentation(work_dir: Path) -> str:
 
 
 def row(title: str, scores: dict[str, float], group: str, names: tuple[str, ...]) -> str:
-    return ' | '.join([f'| {title}', *(f'{scores[f"{group}/{name}"]:.3f}' for name in names)]) + ' |'
+    return ' | '.join([f'| {title}', *(f'{scores[group + name]:.3f}' for name in names)]) + ' |'
 
 
 def depth(work_dir: Path) -> str:
@@ -93,8 +93,8 @@ def depth(work_dir: Path) -> str:
         scores = train_and_test(
             f'{decoder} depth on a frozen backbone', CONFIGS / f'{config}.py', 'frozen', data, out / 'run', out
         )
-        rows.append(row(f'frozen random ViT22B, {decoder}', scores, 'pixel', names))
-    for key, title in (('mean_depth', 'mean depth everywhere'), ('mean_log_depth', 'mean log depth everywhere')):
+        rows.append(row(f'frozen random ViT22B, {decoder}', scores, '', names))
+    for key, title in (('mean_depth/', 'mean depth everywhere'), ('mean_log_depth/', 'mean log depth everywhere')):
         rows.append(row(title, scores, key, names))
     pictures = [sorted((work_dir / f'depth_{config}/pictures').rglob('*.png'))[3] for config in DECODERS.values()]
     overview(pictures, work_dir / 'depth_overview.png', [f'{decoder} decoder' for decoder in DECODERS])

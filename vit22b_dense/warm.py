@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -35,6 +36,13 @@ class _Descriptor:
 
 def _received(sent: DupFd) -> _Descriptor:
     return _Descriptor(sent.detach())
+
+
+def warm_context() -> BaseContext:
+    """A context of `multiprocessing` whose processes have their imports behind them."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def start_warm(
@@ -62,13 +70,11 @@ def start_warm(
     Returns:
         The running process, with ``pid``, ``join(timeout)``, ``exitcode``, ``terminate()`` and ``kill()``.
     """
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(PRELOADED)
     sys.stdout.flush()
     streams = [_Descriptor(file.fileno() if file else number) for number, file in ((1, stdout), (2, stderr))]
     passed = [_Descriptor(number) for number in pass_fds]
     surroundings = (os.fspath(cwd or os.getcwd()), dict(os.environ if env is None else env), start_new_session)
-    process = context.Process(target=_run, args=([*map(str, command)], streams, passed, *surroundings))
+    process = warm_context().Process(target=_run, args=([*map(str, command)], streams, passed, *surroundings))
     process.start()
     return process
 

@@ -1,7 +1,6 @@
 """A made data set in a folder of its own: known by its parameters, made in parallel, completed when cut off."""
 
 import json
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import write_atomically
+from ..warm import warm_context
 from .raycast import Street
 from .scene import make_street
 
@@ -53,8 +53,7 @@ class MadeSet:
         """Make what is missing, and return how many jobs that were.
 
         Args:
-            workers: how many processes. More than one are spawned, for which a script needs the usual
-                ``if __name__ == '__main__'``.
+            workers: how many processes. For more than one a script needs the usual ``if __name__ == '__main__'``.
             progress: called with (jobs done, jobs to do) after each.
 
         Raises:
@@ -69,9 +68,9 @@ class MadeSet:
         with ExitStack() as stack:
             run = map
             if workers > 1:
-                # Spawned, not forked: a fork of a process with running threads (torch's, OpenCV's) can hang.
-                context = multiprocessing.get_context('spawn')
-                pool = ProcessPoolExecutor(min(workers, len(left) or 1), context, cv2.setNumThreads, (1,))
+                # Not forks of this process: with threads running (torch's, OpenCV's) they can hang.
+                processes = min(workers, len(left) or 1)
+                pool = ProcessPoolExecutor(processes, warm_context(), cv2.setNumThreads, (1,))
                 stack.callback(pool.shutdown, cancel_futures=True)
                 run = partial(pool.map, chunksize=2)
             for done, _ in enumerate(run(self.make, left), 1):

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..checkpoint import check_finite, check_fit, fitting_part
 from ..datasets.seeding import seed_random_state
+from ..evaluation.companions import summary
 from ..files import write_atomically
 from .restore import META, complete, reference_of, trained_alone
 from .work_dir import find_checkpoint
@@ -84,6 +85,13 @@ class AtomicCheckpointHook(CheckpointHook):
         )
         if self.reference is not None:
             checkpoint['meta'][META] = self.reference.to_dict()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Also log the main score of the checkpoint that was validated, with the data set's own average."""
+        super().after_val_epoch(runner, metrics)
+        step = runner.epoch if self.by_epoch else runner.iter
+        if metrics and self.last_ckpt is not None and Path(self.last_ckpt).name == self.filename_tmpl.format(step):
+            runner.logger.info(f'{Path(self.last_ckpt).name}: {summary(metrics)}')
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         with trained_alone(unwrapped(runner.model), self.reference):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 PROTOCOL = ('max_depth', 'min_depth', 'crop')
+AVERAGE_TEXT = {'pixel': 'over all pixels', 'image': "mean of the images' own scores"}
 
 
 def companions(evaluators: Sequence[dict]) -> list[dict]:
@@ -18,15 +19,21 @@ def companions(evaluators: Sequence[dict]) -> list[dict]:
     return found
 
 
+def custom_average(scores: dict[str, float]) -> str:
+    """Which average a data set's depth scores have without a prefix: ``'pixel'`` or ``'image'``."""
+    pooled = scores.get('pixel/abs_rel')
+    return 'pixel' if scores.get('abs_rel', pooled) == pooled else 'image'
+
+
 def summary(scores: dict[str, float]) -> str:
-    """The main scores in a line, beside those of a constant answer."""
+    """The main scores in a line, beside those of a constant answer where they are known."""
     if 'mIoU' in scores:
         beside = f' (majority class {scores["majority/mIoU"]:.2f})' if 'majority/mIoU' in scores else ''
         return f'mIoU {scores["mIoU"]:.2f}{beside}'
     names = [name for name in ('abs_rel', 'rmse', 'delta_1.25') if name in scores]
     if not names:
         return ', '.join(f'{name} {value:.4g}' for name, value in list(scores.items())[:5]) or 'no scores'
-    shown = (f'{n} {scores[n]:.3f} ({scores.get(f"mean_depth/{n}", float("nan")):.3f})' for n in names)
-    pooled = scores[names[0]] == scores.get(f'pixel/{names[0]}')
-    average = 'over all pixels' if pooled else "mean of the images' own scores"
-    return f'{", ".join(shown)}; in brackets the mean depth; {average}'
+    beside = {n: f' ({scores[key]:.3f})' if (key := f'mean_depth/{n}') in scores else '' for n in names}
+    shown = ', '.join(f'{n} {scores[n]:.3f}{beside[n]}' for n in names)
+    average = AVERAGE_TEXT[custom_average(scores)] if 'abs_rel' in scores else ''
+    return '; '.join(filter(None, [shown, 'in brackets the mean depth' if any(beside.values()) else '', average]))

@@ -16,11 +16,13 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ..errors import UserError
+from .companions import AVERAGE_TEXT, custom_average
+from .depth_metric import SCORES
 from .runs import RunRecord, find_runs
 
 PICTURE_WIDTH, PICTURE_QUALITY = 1000, 82
-# group of a score's name: a class, or a range of distances or a camera
-GROUP = re.compile(r'IoU/(.+)|(.+)/pixel/abs_rel')
+# group of a score's name: a class, or a range of distances or a camera and the average
+GROUP = re.compile(r'IoU/(.+)|(.+)/(pixel|image)/abs_rel')
 NamedRuns = Sequence[tuple[str, RunRecord]]
 
 
@@ -57,8 +59,9 @@ def group_tables(title: str, columns: dict[str, list[dict[str, float]]]) -> list
     """
     parts: dict[str, dict[str, list[float]]] = {}  # group, column, values
     for column, runs in columns.items():
-        for name, value in (score for run in runs for score in run.items()):
-            if match := GROUP.fullmatch(name):
+        averages = [custom_average(run) for run in runs]
+        for average, name, value in ((a, *s) for a, run in zip(averages, runs, strict=True) for s in run.items()):
+            if (match := GROUP.fullmatch(name)) and (match[1] or match[3] == average):
                 classes = bool(match[1])
                 parts.setdefault(match[1] or match[2], {}).setdefault(column, []).append(value)
     if not parts:
@@ -138,11 +141,12 @@ def _score_table(runs: NamedRuns, depth: bool) -> Table:
     """Scores of all images together and the constant answer's, a row for each run."""
     constants = ('majority/mIoU', 'mean_depth/abs_rel', 'mean_depth/rmse')
     names = dict.fromkeys(name for _, run in runs for name in run.scores)
-    shown = [n for n in names if n in constants or (n.startswith('pixel/') if depth else '/' not in n)]
+    shown = [n for n in names if n in constants or (n in SCORES if depth else '/' not in n)]
     rows = [
         [name, *(f'{run.scores[score]:.4g}' if score in run.scores else '–' for score in shown)] for name, run in runs
     ]
-    return Table('Scores', [['run', *shown], *rows])
+    averages = {custom_average(run.scores): None for _, run in runs} if depth else ()
+    return Table('Scores', [['run', *shown], *rows], note=', or '.join(AVERAGE_TEXT[a] for a in averages))
 
 
 def runs_section(folder: Path) -> Section:
@@ -164,7 +168,7 @@ def runs_section(folder: Path) -> Section:
         configs=[(name, run.config) for name, run in runs if run.config],
     )
     for depth in (False, True):  # segmentation and depth have no score in common
-        some = [(name, run) for name, run in runs if run.record and ('pixel/abs_rel' in run.scores) is depth]
+        some = [(name, run) for name, run in runs if run.record and ('abs_rel' in run.scores) is depth]
         section.tables += [_score_table(some, depth)] if some else []
         section.group_tables += group_tables('', {name: [run.scores] for name, run in some})
     return section

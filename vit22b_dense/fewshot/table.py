@@ -9,17 +9,18 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..errors import UserError
+from ..evaluation.companions import AVERAGE_TEXT, custom_average
 from . import published
 
 # Scores that get a table of their own, the main one first: title, and which way is better.
 SEGMENTATION = {'mIoU': ('mIoU (%)', 'higher'), 'aAcc': ('pixel accuracy (%)', 'higher')}
 DEPTH = {
-    'pixel/abs_rel': ('abs_rel', 'lower'),
-    'pixel/rmse': ('rmse (m)', 'lower'),
-    'pixel/delta_1.25': ('delta_1.25', 'higher'),
+    'abs_rel': ('abs_rel', 'lower'),
+    'rmse': ('rmse (m)', 'lower'),
+    'delta_1.25': ('delta_1.25', 'higher'),
 }
 # The constant answer's score beside the main one.
-CONSTANT = {'mIoU': ('majority/mIoU', 'Majority class'), 'pixel/abs_rel': ('mean_depth/abs_rel', 'Mean depth')}
+CONSTANT = {'mIoU': ('majority/mIoU', 'Majority class'), 'abs_rel': ('mean_depth/abs_rel', 'Mean depth')}
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def seeds_note(cells: Sequence[CellResult]) -> str:
     constant, title = CONSTANT[next(iter(main_scores(cells)))]
     if values := values_of(cells, constant):
         text += f'. {title} everywhere: {shown(values[:1], constant)}'
+    if averages := {AVERAGE_TEXT[custom_average(cell.scores)] for cell in cells if 'abs_rel' in cell.scores}:
+        text += f'. Scores: {", or ".join(sorted(averages))}'
     return f'{text}.'
 
 
