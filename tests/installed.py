@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-SOURCES = ('vit22b_dense', 'configs', 'tools', 'pyproject.toml', 'README.md', 'LICENSE', 'vit22b_dense_cli.py')
+SOURCES = (
+    'vit22b_dense',
+    'configs',
+    'tools',
+    'pyproject.toml',
+    'README.md',
+    'LICENSE',
+    'vit22b_dense_cli.py',
+    'vit22b_dense_interrupt.py',
+)
 
 
 class Installed:

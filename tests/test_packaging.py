@@ -28,7 +28,7 @@ def installed(tmp_path_factory):
 def test_the_wheel_holds_every_config_tool_and_module(installed):
     with zipfile.ZipFile(installed.wheel) as wheel:
         held = {name: wheel.read(name) for name in wheel.namelist() if '.dist-info/' not in name}
-    expected = {'vit22b_dense_cli.py': REPO / 'vit22b_dense_cli.py'}
+    expected = {name: REPO / name for name in ('vit22b_dense_cli.py', 'vit22b_dense_interrupt.py')}
     for folder, place in (('configs', 'vit22b_dense/.mim/'), ('tools', 'vit22b_dense/.mim/'), ('vit22b_dense', '')):
         for path in (REPO / folder).rglob('*'):
             if path.is_file() and path.suffix != '.pyc':

@@ -140,7 +140,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (out / 'training' / SEGMENT).exists()
     left = sorted(path.name.rsplit('.')[-1] for path in (out / 'training').glob(f'.{SEGMENT}.*'))
-    assert left == ['former', 'part']
+    assert left == ['former', 'owner', 'part']
     again = run(root, out)
     assert '0 frames written, 2 already there' in last_line(again), again.stderr
     assert contents(out) == whole

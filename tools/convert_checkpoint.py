@@ -5,9 +5,11 @@ The source is never changed; the destination appears under its name only once it
 run refers to its backbone's weights: they are located, by --weights if they have moved, and included in the result.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 import re
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import torch
 
 from vit22b_dense.checkpoint import LAYOUTS, SAME, convert_checkpoint
 from vit22b_dense.engine.restore import whole_checkpoint
-from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.errors import ToolParser, UserError, run_tool
+from vit22b_dense.files import scratch_folder
 from vit22b_dense.progress import Progress
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -37,7 +40,7 @@ def parse_grid(text: str) -> tuple[int, int]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         epilog='Example: tools/convert_checkpoint.py InternViT-6B/ internvit_6b.safetensors --dtype bfloat16',
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -71,9 +74,9 @@ def main() -> None:
     if args.max_shard_size and args.destination.endswith(('.pth', '.safetensors')):
         raise UserError(f'--max-shard-size is for a folder of shards, and {args.destination} names a file')
     start = time.time()
-    parent = next(path for path in Path(args.destination).absolute().parents if path.exists())
-    with tempfile.TemporaryDirectory(dir=parent, prefix='.whole') as folder:
-        convert(args, whole_source(args, Path(folder)), start)
+    parent = next(path for path in Path(args.destination).expanduser().absolute().parents if path.exists())
+    with scratch_folder(parent / f'{Path(args.destination).name}.whole') as folder:
+        convert(args, whole_source(args, folder), start)
 
 
 def whole_source(args: argparse.Namespace, folder: Path) -> str | Path:

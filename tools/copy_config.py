@@ -4,17 +4,20 @@
 The copy inherits from the parts in the package, wherever it lies and wherever the package is installed.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 import re
 from pathlib import Path
 
 from vit22b_dense.engine.config import find_config
-from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.files import write_atomically
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         epilog='Example: tools/copy_config.py own_data/linear.py my_data.py',
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -6,6 +6,9 @@ Waymo's own, and trains on a frozen backbone with random weights. Everything goe
 a folder for each run, pictures, overview.png, depth_overview.png and scores.md.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 import json
 import sys
@@ -15,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vit22b_dense.errors import run_tool
+from vit22b_dense.errors import ToolParser, run_tool
 from vit22b_dense.evaluation.panels import compose
 from vit22b_dense.files import write_atomically
 from vit22b_dense.warm import start_warm
@@ -102,7 +105,7 @@ def depth(work_dir: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), metavar='DIR')
     work_dir = parser.parse_args().work_dir
     start = time.time()

@@ -8,6 +8,9 @@ cell, WORK_DIR/table.md, table.csv (every score of every cell) and curve.png are
 they already contain are kept.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 import contextlib
 import shlex
@@ -17,7 +20,7 @@ from pathlib import Path
 
 with contextlib.redirect_stdout(sys.stderr):  # mmseg says what it did not find; a dry run's output is for a scheduler
     from vit22b_dense.engine.config import default_work_dir, find_config
-    from vit22b_dense.errors import UserError, run_tool
+    from vit22b_dense.errors import ToolParser, UserError, run_tool
     from vit22b_dense.fewshot.cells import TABLE, Cell, results
     from vit22b_dense.fewshot.curve import draw_curve
     from vit22b_dense.fewshot.plan import Backbone, plan_cells
@@ -29,7 +32,7 @@ FRACTIONS = ['1/16', '1/8', '1/4', '1/2', '1']
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='Example: tools/fewshot.py configs/ade20k/linear.py --backbones dinov2_base vit22b_base=WEIGHTS.pth '

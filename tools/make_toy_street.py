@@ -4,13 +4,16 @@
 The same arguments give the same files. A complete dataset is left alone; an interrupted one is completed.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 import os
 import time
 from pathlib import Path
 
 from vit22b_dense.demo.ade import AdeSet
-from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.progress import Progress
 
 
@@ -22,7 +25,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         epilog='Example: tools/make_toy_street.py data/toy_street --train 320 --val 64',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

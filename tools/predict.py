@@ -8,6 +8,9 @@ The checkpoint of a training knows its config, so a checkpoint and images are al
   both          NAME_picture.png, the image beside the coloured prediction
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 import sys
 import time
@@ -16,7 +19,7 @@ from pathlib import Path
 from vit22b_dense.engine.config import add_config_arguments, axes_of, config_of, merge_overrides, name_weights
 from vit22b_dense.engine.predict import predictor_of
 from vit22b_dense.engine.restore import config_in
-from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.files import write_atomically
 from vit22b_dense.progress import duration
 
@@ -24,7 +27,7 @@ SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         epilog='Example: tools/predict.py work_dirs/run/iter_80000.pth photos/ --out-dir predictions',
         formatter_class=argparse.RawDescriptionHelpFormatter,

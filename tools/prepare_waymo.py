@@ -15,11 +15,14 @@ Exit status: 0 all fine; 1 done, but frames or segments were skipped because of 
 
 from __future__ import annotations
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 import sys
 from pathlib import Path
 
-from vit22b_dense.errors import run_tool
+from vit22b_dense.errors import ToolParser, run_tool
 from vit22b_dense.waymo.types import CAMERAS, LASERS, SPLITS, Settings
 
 
@@ -43,9 +46,7 @@ def parse_workers(text: str) -> int:
 
 def parse_args() -> argparse.Namespace:
     summary, _, details = __doc__.partition('\n\n')
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ToolParser(description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('root', type=Path, metavar='ROOT', help='released data, ROOT/SPLIT/COMPONENT/SEGMENT.parquet')
     parser.add_argument('out', type=Path, metavar='OUT', help='folder to write to')
     parser.add_argument('--split', required=True, choices=SPLITS)

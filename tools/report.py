@@ -5,17 +5,20 @@ The page is self-contained and needs no network. A work dir is one written by to
 contains runs of tools/train.py and tools/test.py.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 from pathlib import Path
 
-from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.evaluation.report import render
 from vit22b_dense.fewshot.report import section
 from vit22b_dense.files import write_atomically
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='Example: tools/report.py work_dirs/fewshot_camvid_linear --out report.html',

@@ -1,6 +1,9 @@
 #!/usr/bin/env python
 """Show which images a few-shot subset contains: their number, a digest to publish, rare and missing classes."""
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from prettytable import PrettyTable
 from vit22b_dense.datasets.complete import check_complete
 from vit22b_dense.datasets.loading import LoadLabels
 from vit22b_dense.engine.config import AXES, add_config_arguments, check_data, load_config
-from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.fewshot.subset import FewShotSubset, digest
 from vit22b_dense.files import write_atomically
 from vit22b_dense.progress import Progress
@@ -21,7 +24,7 @@ RARE = 10  # images
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__, epilog='Example: tools/subset.py configs/ade20k/linear.py --fraction 1/16 --seed 0'
     )
     parser.add_argument('config', help='config file')
@@ -57,7 +60,7 @@ def verify(path: Path, names: list[str]) -> bool:
     """Compare with a list and print the differences."""
     if not path.is_file():
         raise UserError(f'{path}: no such list')
-    listed = {line for line in path.read_text(encoding='utf-8').splitlines() if line}
+    listed = {line for line in path.read_text('utf-8', 'surrogateescape').splitlines() if line}
     for title, some in (('only in the list', listed - set(names)), ('not in the list', set(names) - listed)):
         if some:
             print(f'{title} ({len(some)}): {", ".join(sorted(some)[:5])}{", …" if len(some) > 5 else ""}')

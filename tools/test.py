@@ -4,16 +4,19 @@
 The work dir gets scores.json (all scores, versions) and, in examples/, pictures of the best, median and worst image.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 
 from vit22b_dense.engine.config import axes_of
 from vit22b_dense.engine.record import draw_pictures, score_and_record
 from vit22b_dense.engine.run import add_run_arguments, augment_test, leave, run_config
-from vit22b_dense.errors import run_tool
+from vit22b_dense.errors import ToolParser, run_tool
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='Example: tools/test.py configs/camvid/linear.py work_dirs/run/iter_400.pth --show-dir pictures',

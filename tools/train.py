@@ -1,14 +1,17 @@
 #!/usr/bin/env python
 """Train a model from a config, with mmseg's flags and a flag for each axis that the configs leave open."""
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 
 from vit22b_dense.engine.run import add_run_arguments, build_training, leave, run_config
-from vit22b_dense.errors import run_tool
+from vit22b_dense.errors import ToolParser, run_tool
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         epilog='Example: tools/train.py configs/ade20k/linear.py --backbone vit22b_base --fraction 1/16',
     )

@@ -174,6 +174,10 @@ def read_checkpoint(path: str | Path) -> dict:
         raise CheckpointError(f'{path}: cannot be read as a checkpoint ({error}); is the copy complete?') from error
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict')
+    if not isinstance(checkpoint.get('meta') or {}, dict):
+        raise CheckpointError(f'{path}: its meta is a {type(checkpoint["meta"]).__name__}, not a dictionary')
+    if strange := [name for name in _inner(checkpoint) if not isinstance(name, str)]:
+        raise CheckpointError(f'{path}: has names that are no text: {", ".join(map(repr, strange[:5]))}')
     return checkpoint
 
 
@@ -185,10 +189,12 @@ def _history_method(owner: type, name: str) -> object:
 
 def state_dict_of(checkpoint: Mapping) -> dict[str, Tensor]:
     """The tensors of a checkpoint, whether they lie under ``state_dict``, ``model`` or at the top."""
-    inner = next(
-        (checkpoint[k] for k in ('state_dict', 'model') if isinstance(checkpoint.get(k), Mapping)), checkpoint
-    )
+    inner = _inner(checkpoint)
     return {name.removeprefix('module.'): value for name, value in inner.items() if isinstance(value, Tensor)}
+
+
+def _inner(checkpoint: Mapping) -> Mapping:
+    return next((checkpoint[k] for k in ('state_dict', 'model') if isinstance(checkpoint.get(k), Mapping)), checkpoint)
 
 
 def _open_pickle(path: Path) -> LazyWeights:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import written_whole
+from ..files import sweep, written_whole
 from .errors import CheckpointError, describe, human, shorten
 from .reading import DTYPES, INDEX, LazyWeights
 
@@ -41,6 +41,7 @@ def write_weights(
             the weights. The destination is then as it was.
     """
     path, total, done = Path(path), sum(info.nbytes for info in weights.values()), 0
+    sweep(path.parent)
     _check_destination(path, overwrite, total)
 
     def read(name: str) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,11 +44,38 @@ RUN_KEYS = {
 # The folder of the shipped configs, which a wheel holds and a checkout links to; configs elsewhere inherit from it.
 CONFIGS = str((Path(__file__).parents[1] / '.mim' / 'configs').resolve())
 SHIPPED = 'vit22b_dense::'  # mmengine's notation for a config of an installed package
+HUB_ID = re.compile(r'[\w.-]+(/[\w.-]+)?')
+LEAST = {  # of the numbers that a run needs
+    'train_cfg.max_iters': 1, 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1,
+    **{f'{name}_dataloader.{key}': least for name in ('train', 'val', 'test')
+       for key, least in (('batch_size', 1), ('num_workers', 0))},
+}  # fmt: skip
 SIMILAR = 0.85  # of two keys: above it the one is taken for the other, mistyped
 
 
 class ConfigError(UserError):
     """A config, an axis value or an override that cannot be used."""
+
+
+class Overrides(DictAction):
+    """mmengine's ``KEY=VALUE`` arguments, with an error that names what is none."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Put them into the namespace as a dictionary."""
+        for value in values:
+            key, equals, _ = value.partition('=')
+            if not equals or not all(key.split('.')):
+                raise ConfigError(f'--cfg-options {value}: give KEY=VALUE')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError, SyntaxError) as error:
+            raise ConfigError(f'--cfg-options {" ".join(values)}: a value that cannot be read ({error})') from error
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +89,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. model.backbone.with_cp=True train_dataloader.batch_size=2; '
         'lists as key="[a,b]" or key=a,b',
@@ -81,10 +109,7 @@ def axes_of(args: argparse.Namespace) -> dict[str, str | None]:
 def parse_overrides(tokens: list[str]) -> dict:
     """``KEY=VALUE`` strings as ``--cfg-options`` takes them, as the dictionary that it makes of them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument('tokens', nargs='*', action=DictAction)
-    wrong = next((token for token in tokens if '=' not in token), None)
-    if wrong is not None:
-        raise ConfigError(f'--cfg-options {wrong}: give KEY=VALUE')
+    parser.add_argument('tokens', nargs='*', action=Overrides)
     return parser.parse_args(['--', *tokens]).tokens if tokens else {}
 
 
@@ -126,7 +151,7 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
     path = find_config(path)
     chosen = {axis: value for axis, value in axes.items() if value is not None}
     with _environment({AXES[axis][0]: _axis_value(path, axis, value) for axis, value in chosen.items()}):
-        cfg = Config.fromfile(path)
+        cfg = read_config(path)
     for axis, value in chosen.items():
         if AXES[axis][0] not in cfg.env_variables:
             if axis == 'weights' and 'backbone' in cfg.get('model', {}):
@@ -135,13 +160,53 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
             raise ConfigError(
                 f'{path} has no axis {axis!r} (asked for {value!r}): it stands alone; change it with --cfg-options'
             )
+    if 'weights' in chosen:
+        check_weights(cfg, chosen['weights'])
     for key in set(cfg) - RUN_KEYS - INGREDIENTS:
         if difflib.get_close_matches(key, RUN_KEYS, 1, SIMILAR):
             raise ConfigError(f'{path}: {key}: {_unknown(key)}')
     merge_overrides(cfg, overrides)
     for key in set(cfg) & INGREDIENTS:
         cfg.pop(key)
+    check_numbers(cfg)
     return cfg
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a config file.
+
+    Raises:
+        ConfigError: it cannot be read or run, or its bases are missing or inherit from each other in a circle.
+    """
+    try:
+        return Config.fromfile(path)
+    except UserError:
+        raise
+    except RecursionError as error:
+        raise ConfigError(f'{path}: a config that inherits from itself: look at _base_') from error
+    except Exception as error:  # it is a program, which may raise anything
+        raise ConfigError(f'{path}: cannot be read as a config ({type(error).__name__}: {error})') from error
+
+
+def check_weights(cfg: Config, weights: str) -> None:
+    """Look for the pretrained weights that were asked for; a model of transformers' may have a hub id instead."""
+    hub = cfg.get('model', {}).get('backbone', {}).get('type') == 'HFBackbone' and HUB_ID.fullmatch(weights)
+    if not Path(weights).expanduser().exists() and not hub:
+        raise ConfigError(f'--weights {weights}: no such file or folder')
+
+
+def check_numbers(cfg: Config) -> None:
+    """Refuse lengths, sizes and intervals with which a run would do nothing.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for key, least in LEAST.items():
+        value = cfg
+        for part in key.split('.'):
+            value = value.get(part) if isinstance(value, dict | Config) else None
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise ConfigError(f'{cfg.filename}: {key}={value!r}: give a whole number of at least {least}')
 
 
 def merge_overrides(cfg: Config, overrides: dict | None) -> Config:
@@ -159,7 +224,11 @@ def merge_overrides(cfg: Config, overrides: dict | None) -> Config:
                 f'--cfg-options {key}: {hint}; override the place where it is used, such as model.… or '
                 f'train_dataloader.… (keys of a run: {", ".join(sorted(RUN_KEYS & set(cfg)))})'
             )
-    cfg.merge_from_dict(overrides or {})
+    try:
+        cfg.merge_from_dict(overrides or {})
+    except Exception as error:  # mmengine takes the keys apart without looking at them
+        given = ' '.join(f'{key}={value}' for key, value in overrides.items())
+        raise ConfigError(f'--cfg-options {given}: does not fit the config ({error})') from error
     return cfg
 
 
@@ -187,9 +256,11 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 def _axis_value(path: Path, axis: str, value: str) -> str:
     """The value as the config's template takes it."""
+    if not value.strip():
+        raise ConfigError(f'--{axis.replace("_", "-")}: is empty; give a value, or leave it out')
     if axis == 'seed':
-        if not value.isdecimal():
-            raise ConfigError(f'--seed {value}: give a whole number, 0 or more')
+        if not (value.isascii() and value.isdecimal() and int(value) < 2**32):
+            raise ConfigError(f'--seed {value}: give a whole number from 0 to 2^32 - 1')
         return value
     if axis not in FOLDERS:
         return value

@@ -1,6 +1,7 @@
 """A test and what it leaves: scores first, then pictures of the best and the worst image."""
 
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import torch
 from mmengine.config import Config
 
 from ..evaluation.companions import companions, summary
-from ..evaluation.examples import draw_examples
+from ..evaluation.examples import clear_examples, draw_examples
 from ..evaluation.image_scores import ImageScores
-from ..files import write_atomically
+from ..files import naming, sweep, write_atomically
 from ..version import __version__
 from .config import ConfigError
 from .hooks import unwrapped
 from .restore import reference_of
 from .run import build_test
+from .work_dir import lock_folder
 
 
 def versions() -> dict[str, str]:
@@ -75,12 +77,18 @@ def score_and_record(cfg: Config, checkpoint: str, about: dict, out: str | None 
             )
         writing.output_dir = out
     cfg.test_evaluator = [*evaluators, *companions(evaluators)]
-    runner = build_test(cfg, checkpoint)
     examples = Path(cfg.work_dir, 'examples')
+    if int(os.environ.get('RANK', '0')) == 0:
+        lock = lock_folder(cfg.work_dir, 'testing')
+        os.register_at_fork(after_in_child=lock.close)
+        sweep(cfg.work_dir)
+        clear_examples(examples)
+    runner = build_test(cfg, checkpoint)
     image_scores = next((m for m in runner.test_evaluator.metrics if isinstance(m, ImageScores)), None)
     if image_scores:
         image_scores.keep_predictions(examples)
-    scores = runner.test()
+    with naming(out or cfg.work_dir):
+        scores = runner.test()
     if runner.rank:
         return
     reference = reference_of(unwrapped(runner.model))

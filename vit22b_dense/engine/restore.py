@@ -65,7 +65,10 @@ def complete(model: nn.Module, checkpoint: dict, source: str | Path) -> dict[str
     stored = (checkpoint.get('meta') or {}).get(META)
     if stored is None:
         return state
-    wanted = Reference(**stored)
+    try:
+        wanted = Reference(**stored)
+    except TypeError as error:
+        raise CheckpointError(f'{source}: its reference to a backbone is damaged ({error})') from error
     if not hasattr(getattr(model, 'backbone', None), 'weights_source'):
         raise CheckpointError(f'{source}: refers to {wanted}, and {type(model).__name__} has no backbone to load it')
     find_weights(model.backbone, wanted, source)
@@ -82,7 +85,10 @@ def config_in(path: str | Path) -> Config:
     text = (read_checkpoint(path).get('meta') or {}).get('cfg')
     if not isinstance(text, str):
         raise CheckpointError(f'{path}: holds weights without their config; name the config file in front of it')
-    return Config.fromstring(text, file_format='.py')
+    try:
+        return Config.fromstring(text, file_format='.py')
+    except Exception as error:  # it is a program
+        raise CheckpointError(f'{path}: the config in it cannot be read ({error}); name the config file') from error
 
 
 def load_model(cfg: Config, checkpoint: str | Path) -> nn.Module:

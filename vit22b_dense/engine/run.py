@@ -14,11 +14,17 @@ from torch import nn
 
 from ..checkpoint import CheckpointError, load_weights, read_checkpoint, state_dict_of
 from ..errors import UserError
+from ..files import naming
 from .config import ConfigError, add_config_arguments, axes_of, check_data, config_of, default_work_dir
 from .hooks import unwrapped
 from .precision import use_mixed_precision
 from .work_dir import claim, find_checkpoint
 
+LAUNCHED = {  # variables that a launcher sets
+    'pytorch': ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
 RESUMABLE = ('meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers')
 
 
@@ -65,7 +71,18 @@ class DenseRunner(Runner):
 
     def resume(self, filename: str, **options: bool) -> None:
         """Go on from a checkpoint, read on the CPU; the options are mmengine's ``resume_optimizer`` and so on."""
-        super().resume(filename, **dict(options, map_location='cpu'))
+        try:
+            super().resume(filename, **dict(options, map_location='cpu'))
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(
+                f'{filename}: cannot be resumed ({type(error).__name__}: {error}); remove it, to resume from an '
+                'earlier one, or start again with another --work-dir'
+            ) from error
+
+    def train(self) -> nn.Module:
+        """Train; an error of the disk names the work dir."""
+        with naming(self.work_dir):
+            return super().train()
 
     def load_checkpoint(self, filename: str, map_location: str = 'cpu', strict: bool = False) -> dict:
         """Read a checkpoint and copy its weights into the model, all of them or none.
@@ -116,6 +133,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run_config(args: argparse.Namespace) -> Config:
     """The config that the arguments of `add_run_arguments` ask for, with its work dir."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    lacking = [name for name in LAUNCHED.get(args.launcher, ()) if name not in os.environ]
+    if lacking:
+        raise ConfigError(
+            f'--launcher {args.launcher}: it has not started this process ({", ".join(lacking)} not set); start the '
+            'command with torchrun, srun or mpirun, or leave --launcher out'
+        )
     cfg = config_of(args)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config, axes_of(args))
@@ -173,9 +196,16 @@ def build_test(cfg: Config, checkpoint: str) -> Runner:
 def _build(cfg: Config) -> Runner:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
+    try:
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(
+            f'{cfg.filename}: no run can be built from it ({type(error).__name__}: {error}); --debug shows where'
+        ) from error
 
 
 def leave(status: int = 0) -> None:

@@ -1,6 +1,5 @@
 """Work dirs: each belongs to one run."""
 
-import fcntl
 import os
 import re
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, BinaryIO
 from mmengine.config import Config
 
 from ..errors import UserError
+from ..files import sweep, take_lock
+from .config import read_config
 
 # Where a run is stored, how it is launched and what it displays: runs that differ only in these are the same. Weights
 # may have moved: the checkpoint identifies them by their hash.
@@ -52,8 +53,8 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
         return max(numbered)[1]
     told = work_dir / 'last_checkpoint'
     if told.is_file():
-        last = Path(told.read_text(encoding='utf-8').strip())
-        return next((path for path in (work_dir / last.name, last) if path.is_file()), None)
+        last = Path(told.read_text('utf-8', 'replace').strip())
+        return next((path for path in (work_dir / last.name, last) if path.suffix and path.is_file()), None)
     return None
 
 
@@ -72,7 +73,7 @@ def check_same_run(work_dir: Path, cfg: Config) -> None:
             f'{work_dir}: contains {holds} of another configuration (there is no {dumped.name}); choose another '
             '--work-dir'
         )
-    found = differences(Config.fromfile(dumped).to_dict(), cfg.to_dict())
+    found = differences(read_config(dumped).to_dict(), cfg.to_dict())
     if found:
         shown = '; '.join(f'{key} is {there!r} there and {asked!r} now' for key, there, asked in found[:SHOWN])
         more = f' (and {len(found) - SHOWN} more)' if len(found) > SHOWN else ''
@@ -80,6 +81,22 @@ def check_same_run(work_dir: Path, cfg: Config) -> None:
             f'{work_dir}: contains {holds} of another configuration: {shown}{more}. Choose another --work-dir, or '
             'remove that folder'
         )
+
+
+def lock_folder(folder: str | Path, work: str) -> BinaryIO:
+    """Lock a folder for a kind of work, ``'training'`` or ``'testing'``, until the file is closed or the process ends.
+
+    Raises:
+        WorkDirError: it cannot be written, or another process does the same there.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock = take_lock(Path(folder, f'.{work}'))
+    except OSError as error:
+        raise WorkDirError(f'{folder}: cannot be written ({error}); choose another --work-dir') from error
+    if lock is None:
+        raise WorkDirError(f'{folder}: another process is {work} there; choose another --work-dir')
+    return lock
 
 
 def claim(cfg: Config) -> BinaryIO:
@@ -96,13 +113,9 @@ def claim(cfg: Config) -> BinaryIO:
             another configuration.
     """
     work_dir = Path(cfg.work_dir)
+    lock = lock_folder(work_dir, 'training')
     try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(work_dir / '.training', 'ab')  # noqa: SIM115 (it is held as long as the process lives)
-    except OSError as error:
-        raise WorkDirError(f'{work_dir}: cannot be written ({error}); choose another --work-dir') from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sweep(work_dir)
         found = find_checkpoint(work_dir)
         if found is not None and not cfg.resume:
             raise WorkDirError(
@@ -110,10 +123,7 @@ def claim(cfg: Config) -> BinaryIO:
                 '--work-dir'
             )
         check_same_run(work_dir, cfg)
-    except BlockingIOError:
-        lock.close()
-        raise WorkDirError(f'{work_dir}: another process is training there; choose another --work-dir') from None
-    except WorkDirError:
+    except UserError:
         lock.close()
         raise
     # a data loader's worker that outlives a killed run must not keep the lock

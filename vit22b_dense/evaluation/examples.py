@@ -15,6 +15,7 @@ from mmengine.visualization import Visualizer
 from mmseg.structures import SegDataSample
 
 MOST = 200  # predictions that a process keeps
+KEPT = '.kept'  # their folder
 FIELDS = {'pred_sem_seg': np.uint8, 'gt_sem_seg': np.uint8, 'pred_depth_map': np.float16, 'gt_depth_map': np.float16}
 
 
@@ -39,7 +40,7 @@ class ImageScores(BaseMetric):
 
     def keep_predictions(self, folder: Path) -> None:
         """Keep some predictions of the test to come below a folder, for `draw_examples`."""
-        self.folder, self.kept = folder / '.kept', {}
+        self.folder, self.kept = folder / KEPT, {}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Score each image, and keep its prediction where that is wanted."""
@@ -86,6 +87,11 @@ class ImageScores(BaseMetric):
             median = min(places, key=lambda place: abs(place - len(scored) // 2))
             return {'best': scored[places[0]], 'median': scored[median], 'worst': scored[places[-1]]}
         return dict(zip(('best', 'worst'), (scored[place] for place in places), strict=False))
+
+
+def clear_examples(folder: Path) -> None:
+    """Discard the predictions that a test which was cut off has kept below a folder: they are of other weights."""
+    shutil.rmtree(folder / KEPT, ignore_errors=True)
 
 
 def draw_examples(metric: ImageScores, visualizer: Visualizer, folder: Path) -> list[dict]:

@@ -1,17 +1,17 @@
 """Pictures of results: titled panels side by side over a legend."""
 
-import io
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mmengine.visualization import LocalVisBackend
 from mmseg.registry import VISUALIZERS
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 from PIL import Image, ImageDraw, ImageFont
 
-from ..files import write_atomically
+from .pictures import write_picture
 
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 MARGIN, LINE, FONT_SIZE = 8, 22, 15
@@ -127,12 +127,17 @@ class PanelVisualizer(SegLocalVisualizer):
         if show:
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:
-            buffer = io.BytesIO()
-            kind = Image.registered_extensions()[Path(out_file).suffix.lower()]
-            Image.fromarray(drawn).save(buffer, kind, quality=95)
-            write_atomically(out_file, buffer.getvalue())
+            write_picture(out_file, drawn)
         else:
             self.add_image(name, drawn, step)
+
+    def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:
+        """Hand a picture to the backends; into local files it is written so that a failure is noticed."""
+        for backend in self._vis_backends.values():
+            if isinstance(backend, LocalVisBackend):
+                write_picture(Path(backend.experiment._img_save_dir, f'{name}_{step}.png'), image)
+            else:
+                backend.add_image(name, image, step)
 
 
 @VISUALIZERS.register_module()

@@ -21,8 +21,11 @@ def read_record(folder: Path) -> dict:
         return {}
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
-        record['scores'], record['checkpoint']
-    except (ValueError, KeyError, TypeError) as error:
+        Path(record['checkpoint'])
+        {name: float(value) for name, value in record['scores'].items()}
+        dict(record.get('versions') or {})
+        [Path(example['picture'], example['rank'], example['image']) for example in record.get('examples', ())]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{path}: not written by tools/test.py ({error!r})') from error
     return record
 
@@ -30,13 +33,13 @@ def read_record(folder: Path) -> dict:
 def logged_losses(folder: Path) -> Iterator[tuple[int, float]]:
     """Iteration and loss as a training has logged them; a resumed run may log an iteration again."""
     for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in path.read_text(encoding='utf-8').splitlines():
+        for line in path.read_text('utf-8', 'replace').splitlines():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:  # the line that a kill cut off, or that is being written
+                step, loss = int(entry['step']), float(entry['loss'])
+            except (ValueError, KeyError, TypeError):  # a validation's, or a line that a kill cut off
                 continue
-            if 'loss' in entry:
-                yield entry['step'], entry['loss']
+            yield step, loss
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class RunRecord:
     @property
     def config(self) -> str:
         """The configuration that the run dumped; empty where there is none."""
-        return next((path.read_text(encoding='utf-8') for path in sorted(self.folder.glob('*.py'))), '')
+        return next((path.read_text('utf-8', 'replace') for path in sorted(self.folder.glob('*.py'))), '')
 
 
 def read_run(folder: Path) -> RunRecord | None:

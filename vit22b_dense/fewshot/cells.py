@@ -64,7 +64,8 @@ class Cell:
         """
         check_same_run(self.work_dir, self.cfg)
         listed, trained = self.work_dir / SUBSET, any(self.work_dir.glob('*.pth'))
-        if trained and listed.exists() and digest(listed.read_text('utf-8').splitlines()) != self.entry.subset_digest:
+        names = listed.read_text('utf-8', 'surrogateescape').splitlines() if listed.is_file() else None
+        if trained and names is not None and digest(names) != self.entry.subset_digest:
             raise UserError(
                 f'{self.work_dir}: trained on other images, listed in {SUBSET}: the data have changed since. '
                 'Choose another --work-dir, or remove that folder'

@@ -1,20 +1,19 @@
 """Running the cells of a few-shot table: each training and test in its own process, progress, failures, locks."""
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
 from ..evaluation.runs import logged_losses
-from ..files import write_atomically
+from ..files import take_lock, write_atomically
 from ..progress import duration, overwrite_line
 from .cells import FAILURE, Cell
 from .table import by_row, main_scores, shown, values_of
@@ -30,17 +29,11 @@ def _locked(folder: Path) -> Iterator[int | None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT)
+        lock = take_lock(folder / '.lock')
     except OSError as error:
         raise UserError(f'{folder}: cannot be written ({error}); choose another --work-dir') from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield None
-    else:
-        yield lock
-    finally:
-        os.close(lock)
+    with lock or nullcontext():
+        yield lock and lock.fileno()
 
 
 def time_left(done: Sequence[tuple[int, float]], waiting: Sequence[int]) -> float | None:

@@ -42,14 +42,19 @@ def select(names: Sequence[str], units: Sequence[str], fraction: Fraction, seed:
     Returns:
         The positions, sorted by name, so that the order of files does not matter.
     """
-    order = sorted(set(units), key=lambda unit: hashlib.sha256(f'{seed}:{unit}'.encode()).digest())
+    order = sorted(set(units), key=lambda unit: hashlib.sha256(_utf8(f'{seed}:{unit}')).digest())
     kept = set(order[: max(1, round(fraction * len(order)))])
     return sorted((i for i, unit in enumerate(units) if unit in kept), key=lambda i: (names[i], i))
 
 
+def _utf8(text: str) -> bytes:
+    """UTF-8; of a file's name that is none, its own bytes."""
+    return text.encode(errors='surrogateescape')
+
+
 def digest(names: Sequence[str]) -> str:
     """A fingerprint of a subset: SHA-256, as hexadecimal digits, of its sorted names, one per line, in UTF-8."""
-    return hashlib.sha256(''.join(f'{name}\n' for name in sorted(names)).encode()).hexdigest()
+    return hashlib.sha256(_utf8(''.join(f'{name}\n' for name in sorted(names)))).hexdigest()
 
 
 @DATASETS.register_module()

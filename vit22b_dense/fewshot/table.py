@@ -178,14 +178,21 @@ def from_csv(path: str | Path) -> list[CellResult]:
     """The cells of a ``table.csv``.
 
     Raises:
-        UserError: the file does not have its columns.
+        UserError: the file cannot be read, or does not have its columns.
     """
-    with open(path, newline='', encoding='utf-8') as file:
-        lines = list(csv.DictReader(file))
-    if not lines or not FIXED.keys() <= lines[0].keys():
-        raise UserError(f'{path}: not a table of tools/fewshot.py (columns {", ".join(FIXED)} and scores)')
     cells = []
-    for line in lines:
-        fixed = {key: kind(line.pop(key)) for key, kind in FIXED.items()}
-        cells.append(CellResult(**fixed, scores={name: float(value) for name, value in line.items() if value}))
+    try:
+        with open(path, newline='', encoding='utf-8') as file:
+            for line in csv.DictReader(file):
+                fixed = {key: kind(line.pop(key)) for key, kind in FIXED.items()}
+                Fraction(fixed['fraction'])
+                scores = {name: float(value) for name, value in line.items() if value}
+                cells.append(CellResult(**fixed, scores=scores))
+        if not cells:
+            raise ValueError('it has no rows')
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(
+            f'{path}: not a table of tools/fewshot.py, or damaged ({error!r}); its columns are {", ".join(FIXED)} and '
+            'scores. Remove it, and tools/fewshot.py --collect makes it anew'
+        ) from error
     return cells

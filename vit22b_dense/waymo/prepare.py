@@ -8,13 +8,11 @@ starts the others over.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -29,6 +27,7 @@ from typing import Any
 
 from ..datasets.waymo_index import read_index
 from ..errors import UserError
+from ..files import sweep, take_lock
 from ..progress import duration
 from .parquet import needed_components
 from .segment import intact, prepare_segment
@@ -120,7 +119,7 @@ def prepare(job: Job, log: Callable[[str], None]) -> Totals:
     totals = Totals()
     names = list_segments(job.root, job.split, job.settings.lasers, job.shard)
     try:
-        with _claimed(job.out / job.split, job.shard, names), closing(_outcomes(job, names)) as outcomes:
+        with _claimed(job.out / job.split, job.shard), closing(_outcomes(job, names)) as outcomes:
             new = sum(_index(job, name) is None for name in names)
             log(f'{job.split}, shard {job.shard[0]}/{job.shard[1]}: {len(names)} segments, {new} to do')
             began = time.monotonic()
@@ -153,7 +152,7 @@ def _log_skipped(name: str, skipped: list[dict[str, Any]], log: Callable[[str], 
 
 
 @contextmanager
-def _claimed(base: Path, shard: tuple[int, int], names: list[str]) -> Iterator[None]:
+def _claimed(base: Path, shard: tuple[int, int]) -> Iterator[None]:
     """Keep other processes from the segments, and clear up before and after what runs left that were cut off."""
     base.mkdir(parents=True, exist_ok=True)
     (base / f'.shard-{shard[0]}-of-{shard[1]}.lock').touch()
@@ -161,23 +160,13 @@ def _claimed(base: Path, shard: tuple[int, int], names: list[str]) -> Iterator[N
         for path in base.glob('.shard-*-of-*.lock'):
             index, count = map(int, re.findall(r'\d+', path.name))
             if (index - shard[0]) % math.gcd(count, shard[1]) == 0:  # the two shards have segments in common
-                try:
-                    fcntl.flock(files.enter_context(path.open('a')), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise PrepareError(f'{path}: another process prepares these segments; wait for its end') from None
-        _clear_up(base, names)
-        files.callback(_clear_up, base, names)
+                lock = take_lock(path)
+                if lock is None:
+                    raise PrepareError(f'{path}: another process prepares these segments; wait for its end')
+                files.enter_context(lock)
+        sweep(base)
+        files.callback(sweep, base)  # of workers that were ended
         yield
-
-
-def _clear_up(base: Path, names: list[str]) -> None:
-    for path in base.glob('.*'):
-        left = re.fullmatch(r'\.(.+)\.\d+\.(part|former)', path.name)
-        if left and left[1] in names:
-            if left[2] == 'former' and not (base / left[1]).exists():
-                path.rename(base / left[1])  # cut off between the two renames of `written_whole`
-            else:
-                shutil.rmtree(path)
 
 
 def _index(job: Job, name: str) -> dict[str, Any] | None:
