@@ -115,6 +115,8 @@ def step_peak(layers: int, **options) -> int:
     torch.manual_seed(0)
     backbone = ViT22B(dict(SMALL, num_layers=layers), img_size=112, **options).train()
     head, image = nn.Conv2d(32, 5, 1), torch.randn(2, 3, 112, 112)
+    if backbone.frozen:
+        backbone(image)  # derives weights, once
     for param in (*backbone.parameters(), *head.parameters()):
         if param.requires_grad:
             param.grad = torch.zeros_like(param)

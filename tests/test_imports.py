@@ -16,6 +16,7 @@ ALLOWED = {
     'fewshot': {'engine', 'models', 'datasets', 'evaluation', 'checkpoint'},
     'waymo': {'datasets'},
     'demo': {'waymo'},
+    'benchmark': {'models'},
     'checkpoint': set(),
     'errors': set(),
     'files': set(),

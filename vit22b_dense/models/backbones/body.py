@@ -48,6 +48,7 @@ class PlainBody(PlainBackbone):
         drop_path_rate: float,
         init_cfg: dict | None,
         dtype: str,
+        compile_blocks: bool,
     ) -> None:
         super().__init__(init_cfg)
         self.embed_dims, self.patch_size = embed_dims, patch_size
@@ -62,7 +63,7 @@ class PlainBody(PlainBackbone):
                 self.register_parameter(name, nn.Parameter(torch.empty(1, 1, embed_dims)) if class_token else None)
             self.blocks = nn.ModuleList(make_block(drop_path_rate * i / last) for i in range(num_layers))
             self.norm = make_norm()
-        self.set_up(num_layers, out_indices, frozen, with_cp, dtype)
+        self.set_up(self.blocks, out_indices, frozen, with_cp, dtype, compile_blocks)
         self.to(DTYPES[dtype])
         path, _, allow_partial = (None, None, True) if init_cfg is None else parse_pretrained(init_cfg)
         self.seed = draw_seed() if allow_partial else None

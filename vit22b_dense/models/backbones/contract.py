@@ -1,15 +1,19 @@
 """What every backbone here promises: what `frozen` means, embed -> blocks -> maps, and where its weights come from."""
 
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...checkpoint import Reference
+from ...errors import UserError
 from .referenced import ENTRY, find_weights
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -31,7 +35,7 @@ class PlainBackbone(BaseModule):
 
     Attributes:
         embed_dims: D. num_layers: number of blocks. patch_size: P. out_indices: blocks whose maps are returned.
-        frozen, with_cp: as for `ViT22B`.
+        frozen, with_cp, compile_blocks: as for `ViT22B`.
         weights_source: ``dict(kind='file', path=…)``, ``dict(kind='hub', name=…, revision=…)`` or
             ``dict(kind='random', seed=…)``.
     """
@@ -41,16 +45,30 @@ class PlainBackbone(BaseModule):
     patch_size: int
     weights_source: dict
 
-    def set_up(self, num_layers: int, out_indices: Sequence[int], frozen: bool, with_cp: bool, dtype: str) -> None:
+    def set_up(
+        self,
+        blocks: Sequence[nn.Module],
+        out_indices: Sequence[int],
+        frozen: bool,
+        with_cp: bool,
+        dtype: str,
+        compile_blocks: bool,
+    ) -> None:
         """Set what all backbones share, once the modules are there.
 
         Raises:
             ValueError: an ``out_indices`` outside the depth; weights of low precision that are to learn.
+            UserError: ``compile_blocks`` without a C++ compiler.
         """
+        num_layers = len(blocks)
+        if compile_blocks:
+            require_compiler()
+            for block in blocks:
+                block.compile()
         if dtype not in DTYPES or (dtype != 'float32' and not frozen):
             known = ', '.join(DTYPES)
             raise ValueError(f'dtype={dtype!r}: choose one of {known}; all but float32 only with frozen=True')
-        self.num_layers, self.frozen, self.with_cp = num_layers, frozen, with_cp
+        self.num_layers, self.frozen, self.with_cp, self.compile_blocks = num_layers, frozen, with_cp, compile_blocks
         self.out_indices = resolve_indices(out_indices, num_layers)
         self.filled = False  # known to hold weights
         self.of_its_own: set[str] = set()  # names that a partial file of weights did not have
@@ -105,8 +123,12 @@ class PlainBackbone(BaseModule):
             if self.with_cp and torch.is_grad_enabled() and learns:
                 tokens = checkpoint(block, tokens, use_reentrant=False, **shared)
             else:
-                tokens = block(tokens, **shared)
+                tokens = self.runnable(i)(tokens, **shared)
             yield i, tokens
+
+    def runnable(self, i: int) -> Callable[..., Tensor]:
+        """What stands for block ``i`` in a forward pass: the block, or the same function made faster."""
+        return self.blocks[i]
 
     def shared_inputs(self, tokens: Tensor, size: tuple[int, int]) -> dict:
         """What each block takes beside the tokens."""
@@ -162,6 +184,20 @@ class PlainBackbone(BaseModule):
                 logger='current',
                 level=30,
             )
+
+
+def require_compiler() -> None:
+    """Check that what PyTorch's compiler needs is there.
+
+    Raises:
+        UserError: no C++ compiler.
+    """
+    compiler = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f'compile_blocks=True: PyTorch compiles with {compiler}, which is not installed; install it, name another '
+            'C++ compiler in CXX, or set compile_blocks=False'
+        )
 
 
 def draw_seed() -> int:

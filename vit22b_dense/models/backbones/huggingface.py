@@ -44,7 +44,7 @@ class HFBackbone(PlainBackbone):
     Args:
         model: a folder with ``config.json`` and safetensors, or a hub id. Never remote code.
         out_indices: the blocks whose outputs are returned, in this order; negative ones count from the last.
-        frozen, with_cp, dtype: as for `ViT22B`.
+        frozen, with_cp, dtype, compile_blocks: as for `ViT22B`.
         drop_path_rate: of the last block, where the architecture has it.
         pretrained: whether ``init_weights`` reads the weights; False leaves random ones.
 
@@ -67,6 +67,7 @@ class HFBackbone(PlainBackbone):
         drop_path_rate: float = 0.0,
         pretrained: bool = True,
         dtype: str = 'float32',
+        compile_blocks: bool = False,
     ) -> None:
         super().__init__()
         transformers = import_transformers()
@@ -97,7 +98,7 @@ class HFBackbone(PlainBackbone):
             raise UserError(f'{model}: {config.model_type} lacks the embeddings, layers or norm of a plain ViT')
         # plain attributes: the modules are the model's
         self.__dict__.update(blocks=lists[0], norm=norm)
-        self.set_up(num_layers, out_indices, frozen, with_cp, dtype)
+        self.set_up(self.blocks, out_indices, frozen, with_cp, dtype, compile_blocks)
         self.to(DTYPES[dtype])
         for name, param in self.named_parameters():
             if name.endswith('mask_token'):  # of pretraining; it takes no part in the features

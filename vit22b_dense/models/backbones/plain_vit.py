@@ -45,6 +45,7 @@ class PlainViT(PlainBody):
         drop_path_rate: rate of the last block.
         init_cfg: None, or ``dict(type='Pretrained', checkpoint=PATH)``.
         dtype: of the weights.
+        compile_blocks: run the blocks compiled.
 
     Attributes:
         embed_dims: D.
@@ -68,6 +69,7 @@ class PlainViT(PlainBody):
         drop_path_rate: float = 0.0,
         init_cfg: dict | None = None,
         dtype: str = 'float32',
+        compile_blocks: bool = False,
     ) -> None:
         arch = resolve_arch(arch, ARCHS, optional=tuple(OPTIONS))
         width, depth, heads, mlp_dims = (arch[name] for name in SIZES)
@@ -90,4 +92,5 @@ class PlainViT(PlainBody):
             drop_path_rate=drop_path_rate,
             init_cfg=init_cfg,
             dtype=dtype,
+            compile_blocks=compile_blocks,
         )

@@ -24,7 +24,7 @@ class TIMMViT(PlainBackbone, TIMMBackbone):
     Args:
         model_name: timm's name.
         out_indices: the blocks whose outputs are returned, in this order; negative ones count from the last.
-        frozen, with_cp, dtype: as for `ViT22B`.
+        frozen, with_cp, dtype, compile_blocks: as for `ViT22B`.
         drop_path_rate: of the last block.
         pretrained: whether ``init_weights`` loads timm's weights for this name.
         checkpoint_path: a file that ``init_weights`` loads instead.
@@ -48,6 +48,7 @@ class TIMMViT(PlainBackbone, TIMMBackbone):
         pretrained: bool = True,
         checkpoint_path: str = '',
         dtype: str = 'float32',
+        compile_blocks: bool = False,
     ) -> None:
         if mmseg_timm.timm is None:
             raise UserError(f'{model_name} needs timm, and timm needs torchvision: pip install timm torchvision')
@@ -73,7 +74,7 @@ class TIMMViT(PlainBackbone, TIMMBackbone):
         self.embed_dims = self.timm_model.embed_dim
         (self.patch_size,) = set(self.timm_model.patch_embed.patch_size)
         self.timm_model.set_grad_checkpointing(with_cp)
-        self.set_up(len(self.timm_model.blocks), out_indices, frozen, with_cp, dtype)
+        self.set_up(self.timm_model.blocks, out_indices, frozen, with_cp, dtype, compile_blocks)
         self.to(DTYPES[dtype])
 
     def init_weights(self) -> None:

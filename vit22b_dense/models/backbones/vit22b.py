@@ -1,13 +1,19 @@
 """`ViT22B`: a plain Vision Transformer of parallel blocks that returns feature maps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from mmseg.registry import MODELS
+from torch import Tensor
 
 from .block import ParallelBlock
 from .body import PlainBody, resolve_arch
+from .folded import FoldedBlock, foldable
 from .norm import RMSNorm
+
+# Derived weights double the memory of the blocks: above this the stored ones are used.
+FOLDED_BYTES = 2**32
 
 ARCHS = {
     'tiny': dict(embed_dims=192, num_layers=12, num_heads=3, mlp_dims=768),
@@ -38,14 +44,20 @@ class ViT22B(PlainBody):
         init_cfg: None for random weights, or ``dict(type='Pretrained', checkpoint=PATH)`` with optional
             ``prefix`` (default: ``backbone.`` if the file has it) and ``allow_partial`` (default False).
         dtype: of the weights: ``'float32'``, or if frozen also ``'bfloat16'`` or ``'float16'``.
+        compile_blocks: run the blocks compiled by ``torch.compile``, in training and testing. The first passes take up
+            to a minute.
 
     Attributes:
         embed_dims: D.
         num_layers: number of blocks.
         patch_size: P.
 
+    Frozen blocks run from weights that are derived once (`FoldedBlock`), unless these would take more than
+    `FOLDED_BYTES`.
+
     Raises:
         ValueError: an unknown ``arch``, an ``out_indices`` outside the depth, a weight file that does not fit.
+        UserError: ``compile_blocks`` without a C++ compiler.
 
     Source: ViT-22B, arXiv 2302.05442, section 2 and table 1.
     """
@@ -61,6 +73,7 @@ class ViT22B(PlainBody):
         drop_path_rate: float = 0.0,
         init_cfg: dict | None = None,
         dtype: str = 'float32',
+        compile_blocks: bool = False,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS)
         super().__init__(
@@ -77,4 +90,25 @@ class ViT22B(PlainBody):
             drop_path_rate=drop_path_rate,
             init_cfg=init_cfg,
             dtype=dtype,
+            compile_blocks=compile_blocks,
         )
+        self.__dict__['_folded'] = {}  # by number of the block; not modules, so in no state dict
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'ViT22B':
+        """Move or convert; PyTorch calls this. What was derived does not stay behind."""
+        self.__dict__['_folded'] = {}
+        return super()._apply(fn, recurse)
+
+    def runnable(self, i: int) -> Callable[..., Tensor]:
+        """Block ``i``, or where it is frozen its `FoldedBlock`."""
+        block = self.blocks[i]
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(block.out_bias.device.type) or not foldable(block):
+            self._folded.pop(i, None)
+            return block
+        found = self._folded.get(i)
+        if found is None or not found.is_of(block):
+            self._folded.pop(i, None)  # before memory is taken again
+            if self.num_layers * sum(p.nbytes for p in block.parameters()) > FOLDED_BYTES:
+                return block
+            found = self._folded[i] = FoldedBlock(block, self.compile_blocks)
+        return found

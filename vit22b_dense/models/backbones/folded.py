@@ -1,0 +1,117 @@
+"""A frozen parallel block as it runs fastest: from weights that are derived once from the stored ones.
+
+What the stored layout costs on one device (a norm's weight for every token, strided queries and keys, a concatenation,
+biases and the residual as passes of their own) is paid for once, in the weights:
+
+- the norm's weight lies in the input products, and the norms of queries and keys run on one contiguous tensor, whose
+  weights are one scale of the queries, since only the products of queries and keys count;
+- attention and MLP have an output product each, both added to the residual in place;
+- the biases lie inside a product or in the one copy of the residual.
+
+The derived weights take as much memory as the block. They are in no state dict.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .block import ParallelBlock
+from .norm import NORM_EPS
+
+
+def forward(
+    x: Tensor,
+    query_key: Tensor,
+    query_scale: Tensor,
+    value: Tensor,
+    up: Tensor,
+    up_bias: Tensor,
+    attention_out: Tensor,
+    mlp_out: Tensor,
+    out_bias: Tensor,
+) -> Tensor:
+    """Tokens ``(B, N, D)`` to the same. The weights are those of `FoldedBlock`."""
+    batch, tokens, width = x.shape
+    head_dims = len(query_scale)
+    flat = x.reshape(-1, width)
+    y = _normalised(flat)
+    query, key = _normalised(F.linear(y, query_key).view(batch, tokens, 2, -1, head_dims)).unbind(2)
+    query, key, values = (
+        t.transpose(1, 2) for t in (query * query_scale, key, F.linear(y, value).view(batch, tokens, -1, head_dims))
+    )
+    attention = F.scaled_dot_product_attention(query, key, values).transpose(1, 2).reshape(-1, width)
+    out = flat + out_bias
+    out = out.addmm_(attention, attention_out.t())
+    return out.addmm_(F.gelu(F.linear(y, up, up_bias)), mlp_out.t()).view_as(x)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """RMS norm without weight: one pass that reads and one that writes, which PyTorch's makes four of on the CPU."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return x * torch.rsqrt(length.square() / x.shape[-1] + NORM_EPS).to(x.dtype)
+
+
+@functools.cache
+def compiled_forward() -> Callable[..., Tensor]:
+    """`forward`, compiled: one function for all blocks of a size."""
+    return torch.compile(forward)
+
+
+class FoldedBlock:
+    """A block's derived weights, and its forward pass with them.
+
+    Shapes: D width, H heads, M width of the MLP.
+
+    Args:
+        block: one that is `foldable`.
+        compiled: whether the forward pass is compiled.
+    """
+
+    @torch.no_grad()
+    def __init__(self, block: ParallelBlock, compiled: bool = False) -> None:
+        self.made_of = _state(block)
+        self.forward = compiled_forward() if compiled else forward
+        dtype, width = block.in_proj.weight.dtype, len(block.out_bias)
+        head, up = block.head_dims, block.up_dims
+        rows = (block.in_proj.weight.float() * block.norm.weight.float()).to(dtype).unflatten(0, (-1, 3 * head + up))
+        query, key, value, up_rows = (t.reshape(-1, width) for t in rows.split([head, head, head, up], dim=1))
+        columns = block.out_proj.weight.unflatten(1, (-1, head + up))
+        self.weights = (
+            torch.cat([query, key]),  # (2D, D)
+            block.q_norm.weight * block.k_norm.weight,  # (D/H,)
+            value.clone(),  # (D, D)
+            up_rows.clone(),  # (M, D)
+            block.up_bias.flatten(),  # (M,)
+            columns[..., :head].reshape(width, -1),  # (D, D)
+            columns[..., head:].reshape(width, -1),  # (D, M)
+            block.out_bias.detach(),  # (D,)
+        )
+
+    def is_of(self, block: ParallelBlock) -> bool:
+        """Whether the block still has the numbers that the weights were derived from."""
+        return self.made_of == _state(block)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(B, N, D)`` to ``(B, N, D)``."""
+        return self.forward(x, *self.weights)
+
+
+def foldable(block: nn.Module) -> bool:
+    """Whether a block is a frozen `ParallelBlock` on one device that nothing was put into or hooked to."""
+    if type(block) is not ParallelBlock or block.training:
+        return False
+    if type(block.in_proj) is not nn.Linear or type(block.out_proj) is not nn.Linear:
+        return False
+    if any(module._forward_hooks or module._forward_pre_hooks for module in block.modules()):
+        return False
+    if any(p.requires_grad or p.is_meta or p.is_inference() for p in block.parameters()):
+        return False
+    return type(block.in_proj.weight.data) is Tensor  # and not a part of one that lies on several devices
+
+
+def _state(block: nn.Module) -> list[tuple]:
+    """What changes when a parameter gets other numbers: its memory, and PyTorch's count of writes to it."""
+    return [(p.data_ptr(), p.dtype, p.device, p._version) for p in block.parameters()]
