@@ -141,7 +141,9 @@ class FeatureMaker:
 
     def missing(self) -> list[Shard]:
         """The shards that are not there yet, or damaged."""
-        return [s for s in self.shards if self.store is None or self.store.fault(s.section, s.sample)]
+        if self.store is None:
+            return self.shards
+        return [shard for shard in self.shards if self.store.fault(shard.section, shard.sample)]
 
     def make(self, progress: Callable[[int, int], None], say: Callable[[str], None] = print) -> None:
         """Make this process's part of what is missing.
@@ -161,17 +163,14 @@ class FeatureMaker:
         if rank == 0:
             self._check_size(missing, say)
             replace(self.store, draws=self.draws).write_index()
-        mine, done = missing[rank::count], 0
+        mine, done = [shard for shard in self.shards[rank::count] if shard in missing], 0
         workers = min(4, len(mine)) if torch.cuda.is_available() else 0
-        # of one section after the other: only those of one draw fit into one batch
-        for training in (True, False):
-            shards = [shard for shard in mine if (shard.draw is not None) == training]
-            loader = DataLoader(
-                _Loading(shards), BATCH if training else 1, num_workers=workers, collate_fn=pseudo_collate
-            )
+        for section in dict.fromkeys(shard.section for shard in mine):  # of one section, images are of one size
+            shards = [shard for shard in mine if shard.section == section]
+            size = 1 if section == 'test' else BATCH
+            loader = DataLoader(_Loading(shards), size, num_workers=workers, collate_fn=pseudo_collate)
             for data in loader:
-                batch = shards[: len(data['inputs'])]
-                shards = shards[len(batch) :]
+                batch, shards = shards[:size], shards[size:]
                 self._write(batch, data)
                 done += len(batch)
                 progress(done, len(mine))

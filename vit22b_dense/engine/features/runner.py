@@ -45,6 +45,7 @@ def with_features(cfg: Config) -> Config:
     folder = folder_of(cfg, made)
     store = FeatureStore.open(folder)
     store.check_made(made)
+    store.resolve(cfg.model.backbone.out_indices)
     cfg, draws = copy.deepcopy(cfg), (cfg.get('features') or {}).get('draws') or store.draws
     if draws > store.draws:
         raise FeatureError(f'{folder}: has {store.draws} draws of each image; features.draws={draws} is too many')

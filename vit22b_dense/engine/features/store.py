@@ -153,7 +153,7 @@ class FeatureStore:
         """What is wrong with the shard of a sample: ``'missing'`` or a sentence; None if nothing is."""
         path = self.path(section, sample.number)
         try:
-            with safe_open(path, 'pt') as file:
+            with safe_open(path, 'pt', backend='pread') as file:
                 about = file.metadata() or {}
         except FileNotFoundError:
             return 'missing'
@@ -189,7 +189,7 @@ class FeatureStore:
         """
         path = self.path(section, number)
         try:
-            with safe_open(path, 'pt') as file:
+            with safe_open(path, 'pt', backend='pread') as file:
                 return [file.get_tensor(name) for name in names]
         except (SafetensorError, OSError) as error:
             raise FeatureError(f'{path}: cannot be read ({error}); {MAKE}: it makes this one again') from error
