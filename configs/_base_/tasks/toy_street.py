@@ -28,7 +28,6 @@ train_dataloader = dict(
                     dict(type='RandomResize', scale=(320, 224), ratio_range=(1.0, 1.5), keep_ratio=True),
                     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
                     dict(type='RandomFlip', prob=0.5),
-                    dict(type='PhotoMetricDistortion'),
                     dict(type='PackSegInputs'),
                 ],
             )

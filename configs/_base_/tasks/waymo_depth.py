@@ -15,23 +15,16 @@ tta_pipeline = [
     *test_pipeline[:2],
     dict(type='TestTimeAug', transforms=[_base_.flips, [loading[1]], test_pipeline[-1:]]),
 ]
+train_pipeline = [
+    *loading,
+    resize,
+    dict(type='DepthRandomCrop', crop_size=crop_size),
+    dict(type='DepthRandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackDepthInputs'),
+]
 train_dataloader = dict(
-    dataset=dict(
-        dataset=dict(
-            dataset=dict(
-                **dataset,
-                data_prefix=dict(img_path='training'),
-                pipeline=[
-                    *loading,
-                    resize,
-                    dict(type='DepthRandomCrop', crop_size=crop_size),
-                    dict(type='DepthRandomFlip', prob=0.5),
-                    dict(type='PhotoMetricDistortion'),
-                    dict(type='PackDepthInputs'),
-                ],
-            )
-        )
-    )
+    dataset=dict(dataset=dict(dataset=dict(**dataset, data_prefix=dict(img_path='training'), pipeline=train_pipeline)))
 )
 val_dataloader = dict(
     dataset=dict(
