@@ -37,10 +37,12 @@ class CellResult:
     subset_digest: str  # fingerprint of the training images, see `subset.digest`
     folder: str  # of its run, relative to the table's
     protocol: str  # what all cells of a table have in common: config, regime, overrides
+    deviations: str = ''  # what differs from the published protocol, separated by semicolons; see `published`
     scores: dict[str, float] = field(default_factory=dict)  # all of the test; empty where there are none
 
 
 FIXED = {column.name: column.type for column in fields(CellResult) if column.name != 'scores'}  # of every table.csv
+REQUIRED = FIXED.keys() - {'deviations'}  # which tables of before do not have
 
 
 def main_scores(cells: Sequence[CellResult]) -> dict[str, tuple[str, str]]:
@@ -122,7 +124,9 @@ def published_note(cells: Sequence[CellResult]) -> str:
         if published_place(cells) == 'among'
         else 'another data set than the table above: only the shape of the curves can be compared, not the level'
     )
-    return f'Published by others, not measured here: {published.CONDITIONS} ({published.SOURCE}); {remark}.'
+    text = f'Published by others, not measured here: {published.CONDITIONS} ({published.SOURCE}); {remark}.'
+    different = list(dict.fromkeys(part for cell in cells for part in cell.deviations.split('; ') if part))
+    return f'{text} The runs here differ from that protocol: {"; ".join(different)}.' if different else text
 
 
 def seeds_note(cells: Sequence[CellResult]) -> str:
@@ -182,10 +186,10 @@ def from_csv(path: str | Path) -> list[CellResult]:
     """
     with open(path, newline='', encoding='utf-8') as file:
         lines = list(csv.DictReader(file))
-    if not lines or not FIXED.keys() <= lines[0].keys():
+    if not lines or not lines[0].keys() >= REQUIRED:
         raise UserError(f'{path}: not a table of tools/fewshot.py (columns {", ".join(FIXED)} and scores)')
     cells = []
     for line in lines:
-        fixed = {key: kind(line.pop(key)) for key, kind in FIXED.items()}
+        fixed = {key: kind(line.pop(key, '')) for key, kind in FIXED.items()}
         cells.append(CellResult(**fixed, scores={name: float(value) for name, value in line.items() if value}))
     return cells
