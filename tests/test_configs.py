@@ -38,8 +38,8 @@ DEPTH_DATA = {
     'kitti': ('KITTIDepthDataset', (350, 700), 'garg', 'image', 'LoadDepthPNG', 80),
     'nyu': ('NYUDepthDataset', (448, 560), 'nyu', 'image', 'LoadDepthPNG', 10),
 }
-# a leaf for each decoder
-EVERY_DECODER = ('ade20k/linear.py', 'ade20k/upernet.py', 'kitti/linear.py', 'kitti/dpt.py')
+# a leaf for each way to take a backbone's maps: one, several in a pyramid, several as they are
+EVERY_DECODER = ('ade20k/linear.py', 'ade20k/upernet.py', 'kitti/dpt.py')
 LISTS = {'nyu': ('nyu_train.txt', 'nyu_test.txt'), '_eigen.py': ('kitti_eigen_train.txt', 'kitti_eigen_test.txt')}
 
 

@@ -3,9 +3,10 @@
 import statistics
 
 import pytest
-from conftest import SHARED
+from conftest import REPO, SHARED
 from matplotlib.figure import Figure
 
+from vit22b_dense.engine.config import load_config
 from vit22b_dense.errors import UserError
 from vit22b_dense.fewshot import published
 from vit22b_dense.fewshot.curve import draw_curve, plot_cells
@@ -14,7 +15,7 @@ from vit22b_dense.fewshot.table import CellResult, from_csv, markdown, mean_and_
 IMAGES = {'1/16': 6, '1/2': 46, '1': 92}
 
 
-def cell(backbone, fraction, seed, scores=None, status='finished', data_set='BaseSegDataset'):
+def cell(backbone, fraction, seed, scores=None, status='finished', data_set='BaseSegDataset', deviations=''):
     folder = f'{backbone}/{fraction.replace("/", "_")}/seed{seed}'
     return CellResult(
         backbone,
@@ -27,6 +28,7 @@ def cell(backbone, fraction, seed, scores=None, status='finished', data_set='Bas
         f'{seed:064x}',
         folder,
         'linear.py frozen',
+        deviations,
         scores or {},
     )
 
@@ -76,6 +78,49 @@ def test_published_rows_are_those_of_the_source():
         line = [line for line in lines if line.startswith(f'| {name}') and line.count('|') == 7][-1]
         assert [float(v) for v in line.split('|')[2:7]] == list(row.values())
         assert list(row) == ['1/16', '1/8', '1/4', '1/2', '1']
+
+
+def test_what_differs_from_the_published_protocol_is_named_once(tmp_path):
+    different = 'drop path 0 instead of 0.4; batch 2 images'
+    cells = [cell('a', '1', seed, seg(50.0), deviations=different) for seed in (0, 1)]
+    text = markdown(cells, 'A title')
+    assert 'The runs here differ from that protocol: drop path 0 instead of 0.4; batch 2 images.' in text
+    assert 'The runs here differ' not in markdown(CELLS, 'A title')
+    before = [line.split(',') for line in to_csv(CELLS).splitlines()]
+    column = before[0].index('deviations')
+    text = '\n'.join(','.join(line[:column] + line[column + 1 :]) for line in before)
+    (tmp_path / 'before.csv').write_text(text)
+    assert from_csv(tmp_path / 'before.csv') == CELLS
+
+
+def test_settings_are_compared_with_the_published_ones():
+    leaf = str(REPO / 'configs/ade20k/linear.py')
+    published_run = dict(regime='finetune', backbone='vit22b_base', fraction='1/16')
+    drop_path = 'drop path 0 instead of 0.4'
+    assert published.deviations(load_config(leaf, published_run)) == [drop_path]
+    assert published.deviations(load_config(leaf, published_run, {'model.backbone.drop_path_rate': 0.4})) == []
+    changes = {
+        'train_dataloader.batch_size': 4,
+        'train_cfg.max_iters': 50,
+        'model.test_cfg.mode': 'slide_flip',
+        'model.test_cfg.stride': (336, 336),
+        'optim_wrapper.optimizer.lr': 1e-3,
+    }
+    cfg = load_config(leaf, published_run, changes)
+    cfg.train_dataloader.dataset.dataset.dataset.pipeline.pop()  # packing is no augmentation
+    cfg.train_dataloader.dataset.dataset.dataset.pipeline.pop()
+    assert published.deviations(cfg) == [
+        'augmentation RandomResize (0.5 to 2), RandomCrop, RandomFlip instead of RandomResize (0.5 to 2), RandomCrop, '
+        'RandomFlip, PhotoMetricDistortion',
+        'batch 4 images instead of 16 images',
+        'iterations 800 times the fraction instead of 80000 times the fraction',
+        'learning rate 0.001 instead of 4e-05',
+        drop_path,
+        'testing slide_flip, 504x504 px every 336x336 px instead of slide, 504x504 px every 322x322 px',
+    ]
+    frozen = published.deviations(load_config(leaf, dict(backbone='dinov2_small')))
+    assert frozen[0] == 'training with a frozen backbone instead of end to end'
+    assert published.deviations(load_config(str(REPO / 'configs/kitti/dpt.py'), {})) == []
 
 
 def test_depth_has_its_own_scores_and_nothing_published():

@@ -1,12 +1,10 @@
 """What `frozen` means for every backbone, what it costs, and where the weights come from."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import REPO
 from memory import PeakMemory
 from safetensors.torch import save_file
 from torch import nn
@@ -108,19 +106,17 @@ def test_random_weights_follow_from_one_seed(kind, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in second.state_dict().items())
 
 
-def test_random_weights_are_the_same_in_another_process():
-    code = (
+def test_random_weights_are_the_same_in_another_process(run_tool, tmp_path):
+    (tmp_path / 'draw.py').write_text(
         'import torch; from vit22b_dense import ViT22B\n'
         f'b = ViT22B(dict(num_layers=2, **{SIZES!r}), img_size=56); b.draw_weights(7)\n'
         'print(float(sum(p.double().abs().sum() for p in b.parameters())))'
     )
-    sums = {subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout}
+    printed = run_tool(tmp_path / 'draw.py').stdout
     torch.manual_seed(99)
     backbone = ViT22B(dict(SIZES, num_layers=2), img_size=56)
     backbone.draw_weights(7)
-    assert sums.pop().splitlines()[-1] == str(
-        float(sum(p.detach().double().abs().sum() for p in backbone.parameters()))
-    )
+    assert printed.strip() == str(float(sum(p.detach().double().abs().sum() for p in backbone.parameters())))
 
 
 def test_a_backbone_on_meta_draws_its_weights():
@@ -275,7 +271,7 @@ print(json.dumps([total, peak() - before]))
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads the peak from /proc')
 @pytest.mark.parametrize('kind', ['ViT22B', 'HFBackbone', 'HFBackbone of float16'])
-def test_loading_takes_little_more_than_the_weights(kind, tmp_path):
+def test_loading_takes_little_more_than_the_weights(kind, tmp_path, run_tool):
     size = dict(embed_dims=512, num_layers=24, num_heads=8, mlp_dims=2048)
     if kind == 'ViT22B':
         save_file(
@@ -293,9 +289,8 @@ def test_loading_takes_little_more_than_the_weights(kind, tmp_path):
             (model.half() if 'float16' in kind else model).save_pretrained(tmp_path / str(width))
             paths.append(str(tmp_path / str(width)))
         paths = ','.join(paths)
-    command = [sys.executable, '-c', PROBE, kind.split()[0], paths, json.dumps(size)]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    (tmp_path / 'probe.py').write_text(PROBE)
+    done = run_tool(tmp_path / 'probe.py', kind.split()[0], paths, json.dumps(size))
     total, peak = json.loads(done.stdout.splitlines()[-1])
     assert total > 290e6
     # transformers maps a file into memory while it converts its type: pages that the system may drop at any time

@@ -62,7 +62,7 @@ def test_real_dinov2_gives_transformers_own_feature_maps(shared_data):
     ours = HFBackbone(str(folder), out_indices=(2, -1), frozen=True)
     ours.init_weights()
     torch.manual_seed(0)
-    for height, width in ((518, 518), (504, 504), (350, 462), (100, 131)):
+    for height, width in ((518, 518), (100, 131)):
         image = torch.randn(1, 3, height, width)
         with torch.no_grad():
             wanted = reference(F.pad(image, (0, -width % 14, 0, -height % 14), mode='reflect')).feature_maps

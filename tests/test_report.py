@@ -89,7 +89,9 @@ def few_shot(tmp_path):
         status = 'finished' if n < 3 else 'failed'
         scores = scores if n < 3 else {}
         cells.append(
-            CellResult('tiny', fraction, seed, 6, 25, status, 'BaseSegDataset', 'ab', folder, 'linear.py', scores)
+            CellResult(
+                'tiny', fraction, seed, 6, 25, status, 'BaseSegDataset', 'ab', folder, 'linear.py', scores=scores
+            )
         )
         if n < 3:
             make_run(tmp_path / 'fewshot' / folder, scores, shade=50 * n)

@@ -14,6 +14,7 @@ from ..datasets.complete import check_complete
 from ..engine.config import check_data, load_config, parse_overrides, weights_name
 from ..errors import UserError
 from .cells import Cell
+from .published import deviations
 from .subset import FewShotSubset, digest
 from .table import CellResult
 
@@ -123,6 +124,7 @@ def plan_cells(
             subset_digest=digest(names),
             folder=folder,
             protocol=protocol,
+            deviations='; '.join(deviations(cfg)),
         )
         given = {axis.replace('_', '-'): value for axis, value in axes.items() if value is not None}
         arguments = [part for axis, value in given.items() for part in (f'--{axis}', value)]

@@ -37,10 +37,12 @@ class CellResult:
     subset_digest: str  # fingerprint of the training images, see `subset.digest`
     folder: str  # of its run, relative to the table's
     protocol: str  # what all cells of a table have in common: config, regime, overrides
+    deviations: str = ''  # what differs from the published protocol, separated by semicolons; see `published`
     scores: dict[str, float] = field(default_factory=dict)  # all of the test; empty where there are none
 
 
 FIXED = {column.name: column.type for column in fields(CellResult) if column.name != 'scores'}  # of every table.csv
+REQUIRED = FIXED.keys() - {'deviations'}  # which tables of before do not have
 
 
 def main_scores(cells: Sequence[CellResult]) -> dict[str, tuple[str, str]]:
@@ -122,7 +124,9 @@ def published_note(cells: Sequence[CellResult]) -> str:
         if published_place(cells) == 'among'
         else 'another data set than the table above: only the shape of the curves can be compared, not the level'
     )
-    return f'Published by others, not measured here: {published.CONDITIONS} ({published.SOURCE}); {remark}.'
+    text = f'Published by others, not measured here: {published.CONDITIONS} ({published.SOURCE}); {remark}.'
+    different = list(dict.fromkeys(part for cell in cells for part in cell.deviations.split('; ') if part))
+    return f'{text} The runs here differ from that protocol: {"; ".join(different)}.' if different else text
 
 
 def seeds_note(cells: Sequence[CellResult]) -> str:
@@ -184,7 +188,9 @@ def from_csv(path: str | Path) -> list[CellResult]:
     try:
         with open(path, newline='', encoding='utf-8') as file:
             for line in csv.DictReader(file):
-                fixed = {key: kind(line.pop(key)) for key, kind in FIXED.items()}
+                if absent := REQUIRED - line.keys():
+                    raise ValueError(f'no column {min(absent)}')
+                fixed = {key: kind(line.pop(key, '')) for key, kind in FIXED.items()}
                 Fraction(fixed['fraction'])
                 scores = {name: float(value) for name, value in line.items() if value}
                 cells.append(CellResult(**fixed, scores=scores))
