@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow lint docs clean
+.PHONY: help demo test test-slow test-faults lint docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test: .venv/.ready  ## the test suite (under 10 minutes on 2 cores)
 
 test-slow: .venv/.ready  ## the checks that take minutes
 	$(PY) -m pytest -m slow
+
+test-faults: .venv/.ready  ## hundreds of bad inputs, full disks and kills (minutes)
+	$(PY) -m pytest -n 2 -m 'faults or not faults' tests/faults
 
 lint: .venv/.ready  ## what pre-commit runs
 	.venv/bin/ruff check .

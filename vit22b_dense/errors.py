@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 DEBUG = '--debug'
 ADVICE = {
     errno.ENOSPC: 'the disk is full: make room, or name another place',
     errno.EDQUOT: 'the quota is used up: make room, or name another place',
+    errno.EFBIG: 'larger than the system lets a file be: raise its limit (ulimit -f), or name another place',
     errno.EROFS: 'the file system is read-only: name another place',
     errno.EACCES: 'not permitted: check its permissions, or name another place',
     errno.EPERM: 'not permitted: check its permissions, or name another place',
@@ -76,7 +78,7 @@ def _set_up() -> None:
     if in_main and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):
+        with suppress(AttributeError, OSError, ValueError):  # what a test or a notebook has put in its place
             stream.reconfigure(errors='backslashreplace')
 
 

@@ -29,7 +29,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         OSError: as ``open`` and ``write`` raise it (a full disk, say); the previous file is then untouched.
     """
     path = Path(path)
-    with naming(path), _parts_of(path) as (beside, _):
+    with naming(path, instead=True), _parts_of(path) as (beside, _):
         try:
             with open(beside, 'wb') as file:
                 file.write(content.encode(errors='surrogateescape') if isinstance(content, str) else content)
@@ -139,12 +139,12 @@ def take_lock(path: str | Path) -> BinaryIO | None:
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Give errors of the system the name of a path where they have none, as a full disk's."""
+def naming(path: str | Path, instead: bool = False) -> Iterator[None]:
+    """Give errors of the system the name of a path where they have none, as a full disk's; or instead of theirs."""
     try:
         yield
     except OSError as error:
-        if error.errno and error.filename is None:
+        if error.errno and (instead or error.filename is None):
             error.filename = str(path)
         raise
 
@@ -152,12 +152,13 @@ def naming(path: str | Path) -> Iterator[None]:
 @contextmanager
 def _parts_of(path: Path) -> Iterator[tuple[Path, Path]]:
     """Names for the parts of what is written to a path, while this process owns them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if (folder := path.parent.absolute()) not in _swept:
-        _swept.add(folder)
-        sweep(folder)
     own = f'.{path.name}.{os.getpid()}'
-    lock = take_lock(path.with_name(f'{own}.owner'))
+    with naming(path, instead=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if (folder := path.parent.absolute()) not in _swept:
+            _swept.add(folder)
+            sweep(folder)
+        lock = take_lock(path.with_name(f'{own}.owner'))
     if lock is None:
         raise FileExistsError(f'{path}: being written by another process of the same number')
     with lock:

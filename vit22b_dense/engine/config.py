@@ -2,11 +2,13 @@
 
 import argparse
 import difflib
+import errno
 import hashlib
 import inspect
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 
 from ..errors import UserError
+from ..files import naming
 
 # Axis: environment variable that the configs read, help. Some have their values as files in a folder of `_base_`.
 AXES = {
@@ -179,9 +182,14 @@ def read_config(path: str | Path) -> Config:
         ConfigError: it cannot be read or run, or its bases are missing or inherit from each other in a circle.
     """
     try:
-        return Config.fromfile(path)
+        with naming(tempfile.gettempdir()):  # where mmengine reads a copy
+            return Config.fromfile(path)
     except UserError:
         raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ConfigError(f'{path}: cannot be read as a config ({type(error).__name__}: {error})') from error
     except RecursionError as error:
         raise ConfigError(f'{path}: a config that inherits from itself: look at _base_') from error
     except Exception as error:  # it is a program, which may raise anything
