@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from ..evaluation.companions import companions, summary
 from ..evaluation.examples import clear_examples, draw_examples
+from ..evaluation.grid import GridDepthMetric, GridIoUMetric
 from ..evaluation.image_scores import ImageScores
 from ..files import naming, sweep, write_atomically
 from ..version import __version__
@@ -87,6 +88,10 @@ def score_and_record(cfg: Config, checkpoint: str, about: dict, out: str | None 
     image_scores = next((m for m in runner.test_evaluator.metrics if isinstance(m, ImageScores)), None)
     if image_scores:
         image_scores.keep_predictions(examples)
+    if not about.get('tta'):  # whose images have several sizes
+        for metric in runner.test_evaluator.metrics:
+            if isinstance(metric, GridIoUMetric | GridDepthMetric):
+                metric.patch_size = getattr(unwrapped(runner.model).backbone, 'patch_size', None)
     with naming(out or cfg.work_dir):
         scores = runner.test()
     if runner.rank:

@@ -2,11 +2,12 @@
 
 from .depth_metric import SparseDepthMetric
 from .depth_panels import DepthPanelVisualizer
+from .grid import GridDepthMetric, GridIoUMetric
 from .image_scores import ImageDepthMetric, ImageIoUMetric
 from .mean_depth import MeanDepthMetric
 from .panels import SegPanelVisualizer
 
 __all__ = [
-    'DepthPanelVisualizer', 'ImageDepthMetric', 'ImageIoUMetric', 'MeanDepthMetric', 'SegPanelVisualizer',
-    'SparseDepthMetric',
+    'DepthPanelVisualizer', 'GridDepthMetric', 'GridIoUMetric', 'ImageDepthMetric', 'ImageIoUMetric',
+    'MeanDepthMetric', 'SegPanelVisualizer', 'SparseDepthMetric',
 ]  # fmt: skip

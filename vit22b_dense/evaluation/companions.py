@@ -1,4 +1,4 @@
-"""The metrics that go with a config's own: one scores a constant answer, one each image."""
+"""The metrics that go with a config's own: of a constant answer, of each image, of what the token grid allows."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,12 @@ def companions(evaluators: Sequence[dict]) -> list[dict]:
     found = []
     kinds = {evaluator['type']: evaluator for evaluator in reversed(evaluators)}
     if 'IoUMetric' in kinds:
-        found.append(dict(type='ImageIoUMetric'))
+        found += [dict(type='ImageIoUMetric'), dict(type='GridIoUMetric')]
     if depth := kinds.get('SparseDepthMetric'):
         protocol = {key: depth[key] for key in PROTOCOL if key in depth}
         average = depth.get('average', 'pixel')
-        found += [dict(type='MeanDepthMetric', average=average, **protocol), dict(type='ImageDepthMetric', **protocol)]
+        found += [dict(type=kind, average=average, **protocol) for kind in ('MeanDepthMetric', 'GridDepthMetric')]
+        found.append(dict(type='ImageDepthMetric', **protocol))
     return found
 
 
@@ -26,14 +27,20 @@ def custom_average(scores: dict[str, float]) -> str:
 
 
 def summary(scores: dict[str, float]) -> str:
-    """The main scores in a line, beside those of a constant answer where they are known."""
+    """The main scores in a line, beside those of a constant answer and of the labels at the token grid."""
     if 'mIoU' in scores:
-        beside = f' (majority class {scores["majority/mIoU"]:.2f})' if 'majority/mIoU' in scores else ''
-        return f'mIoU {scores["mIoU"]:.2f}{beside}'
+        beside = {'majority class': 'majority/mIoU', 'labels at the token grid': 'grid/mIoU'}
+        known = ', '.join(f'{title} {scores[name]:.2f}' for title, name in beside.items() if name in scores)
+        return f'mIoU {scores["mIoU"]:.2f}' + (f' ({known})' if known else '')
     names = [name for name in ('abs_rel', 'rmse', 'delta_1.25') if name in scores]
     if not names:
         return ', '.join(f'{name} {value:.4g}' for name, value in list(scores.items())[:5]) or 'no scores'
-    beside = {n: f' ({scores[key]:.3f})' if (key := f'mean_depth/{n}') in scores else '' for n in names}
-    shown = ', '.join(f'{n} {scores[n]:.3f}{beside[n]}' for n in names)
+    beside = {'the mean depth': 'mean_depth', 'the true depth at the token grid': 'grid'}
+    beside = {title: kind for title, kind in beside.items() if f'{kind}/{names[0]}' in scores}
+    shown = []
+    for name in names:
+        others = ', '.join(f'{scores[f"{kind}/{name}"]:.3f}' for kind in beside.values())
+        shown.append(f'{name} {scores[name]:.3f}' + (f' ({others})' if others else ''))
     average = AVERAGE_TEXT[custom_average(scores)] if 'abs_rel' in scores else ''
-    return '; '.join(filter(None, [shown, 'in brackets the mean depth' if any(beside.values()) else '', average]))
+    brackets = f'in brackets {" and ".join(beside)}' if beside else ''
+    return '; '.join(filter(None, [', '.join(shown), brackets, average]))

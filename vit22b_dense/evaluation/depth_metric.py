@@ -120,25 +120,28 @@ class Protocol:
         return f'{crop}; ground truth in ({self.min_depth:g}, {self.max_depth:g}] m, predictions cut to it'
 
 
-class _Sums:
+class Sums:
     """Running sums of one group of pixels: pooled over pixels, and one score an image added up."""
 
     def __init__(self) -> None:
         self.pixels, self.images, self.count = np.zeros(_SUMS), np.zeros(len(SCORES)), 0
 
     def add_image(self, pred: np.ndarray, gt: np.ndarray) -> None:
+        """Add an image's pixels, ``(N,)`` metres each."""
         if len(gt):
             sums = pixel_sums(pred, gt)
             self.pixels += sums
             self.images += list(scores_of(sums).values())
             self.count += 1
 
-    def add(self, other: '_Sums') -> None:
+    def add(self, other: 'Sums') -> None:
+        """Add another's sums."""
         self.pixels += other.pixels
         self.images += other.images
         self.count += other.count
 
     def scores(self) -> dict[str, float]:
+        """``pixel/NAME`` and ``image/NAME``."""
         mean = self.images / self.count if self.count else np.full(len(SCORES), np.nan)
         per_image = {f'image/{name}': float(value) for name, value in zip(SCORES, mean, strict=True)}
         return {f'pixel/{name}': value for name, value in scores_of(self.pixels).items()} | per_image
@@ -154,13 +157,13 @@ class _State:
     """
 
     def __init__(self) -> None:
-        self.groups: dict[str, _Sums] = {}
+        self.groups: dict[str, Sums] = {}
         self.images = self.empty = 0
         self.sizes: list[tuple[int, int]] = []
 
     def add(self, other: '_State') -> None:
         for name, sums in other.groups.items():
-            self.groups.setdefault(name, _Sums()).add(sums)
+            self.groups.setdefault(name, Sums()).add(sums)
         self.images += other.images
         self.empty += other.empty
         sizes = sorted([*self.sizes, *other.sizes])
@@ -299,14 +302,14 @@ class SparseDepthMetric(RunningMetric):
         if camera is not None:
             chosen[f'camera {camera}'] = slice(None)
         for name, pixels in chosen.items():
-            state.groups.setdefault(name, _Sums()).add_image(pred[pixels], gt[pixels])
+            state.groups.setdefault(name, Sums()).add_image(pred[pixels], gt[pixels])
 
     def compute_metrics(self, results: list[_State]) -> dict[str, float]:
         """All scores from the processes' sums; printed with the protocol."""
         state = self.new_state()
         for part in results:
             state.add(part)
-        everything = state.groups.pop('', _Sums())
+        everything = state.groups.pop('', Sums())
         scores = everything.scores()
         scores = {name: scores[f'{self.protocol.average}/{name}'] for name in SCORES} | scores
         for name in sorted(state.groups):
@@ -315,7 +318,7 @@ class SparseDepthMetric(RunningMetric):
         print_log(self._report(state, everything), logger='current')
         return scores
 
-    def _report(self, state: _State, everything: _Sums) -> str:
+    def _report(self, state: _State, everything: Sums) -> str:
         sizes = ' to '.join(dict.fromkeys(f'{width}x{height}' for height, width in state.sizes)) or 'none'
         table = PrettyTable(['pixels', 'average', 'count', *SCORES], align='r')
         for name, sums in {'all': everything, **dict(sorted(state.groups.items()))}.items():

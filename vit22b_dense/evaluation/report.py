@@ -55,8 +55,10 @@ class Section:
 def group_tables(title: str, columns: dict[str, list[dict[str, float]]]) -> list[Table]:
     """A table of IoU by class, or abs_rel by distance and camera; none where no run has such scores.
 
-    Each column has the scores of one or more runs, and an entry is their mean.
+    Each column has the scores of one or more runs, and an entry is their mean. Columns of the labels at the token grid
+    follow: one, or one for each column where they differ.
     """
+    columns = columns | _grid_columns(columns)
     parts: dict[str, dict[str, list[float]]] = {}  # group, column, values
     for column, runs in columns.items():
         averages = [custom_average(run) for run in runs]
@@ -74,6 +76,19 @@ def group_tables(title: str, columns: dict[str, list[dict[str, float]]]) -> list
         rows.append([group, *(text.format(values[c]) if c in values else '–' for c in columns)])
         shades.append([None, *(min(values[c] / top, 1) if c in values else None for c in columns)])
     return [Table(title, rows, shades)]
+
+
+def _grid_columns(columns: dict[str, list[dict[str, float]]]) -> dict[str, list[dict[str, float]]]:
+    grids = {
+        f'{name}, token grid': [
+            {key.removeprefix('grid/'): value for key, value in run.items() if key.startswith('grid/IoU/')}
+            for run in runs[:1]
+        ]
+        for name, runs in columns.items()
+    }
+    grids = {name: grid for name, grid in grids.items() if any(grid)}
+    different = [grid for i, grid in enumerate(grids.values()) if grid not in list(grids.values())[:i]]
+    return {'token grid': different[0]} if len(different) == 1 else grids
 
 
 def svg(draw: Callable[[Axes], None]) -> str:
@@ -138,8 +153,10 @@ def version_tables(runs: NamedRuns) -> list[Table]:
 
 
 def _score_table(runs: NamedRuns, depth: bool) -> Table:
-    """Scores of all images together and the constant answer's, a row for each run."""
-    constants = ('majority/mIoU', 'mean_depth/abs_rel', 'mean_depth/rmse')
+    """Scores of all images together, the constant answer's and the token grid's, a row for each run."""
+    constants = (
+        'majority/mIoU', 'grid/mIoU', 'mean_depth/abs_rel', 'mean_depth/rmse', 'grid/abs_rel', 'grid/rmse',
+    )  # fmt: skip
     names = dict.fromkeys(name for _, run in runs for name in run.scores)
     shown = [n for n in names if n in constants or (n in SCORES if depth else '/' not in n)]
     rows = [

@@ -21,6 +21,8 @@ DEPTH = {
 }
 # The constant answer's score beside the main one.
 CONSTANT = {'mIoU': ('majority/mIoU', 'Majority class'), 'abs_rel': ('mean_depth/abs_rel', 'Mean depth')}
+# The score of the ground truth itself at the resolution of the tokens.
+GRID = {'mIoU': 'grid/mIoU', 'abs_rel': 'grid/abs_rel'}
 
 
 @dataclass(frozen=True)
@@ -130,16 +132,25 @@ def published_note(cells: Sequence[CellResult]) -> str:
 
 
 def seeds_note(cells: Sequence[CellResult]) -> str:
-    """What the numbers are: seeds, and the constant answer's score."""
+    """What the numbers are: seeds, and the scores of the constant answer and of the labels at the token grid."""
     seeds = sorted({cell.seed for cell in cells})
     text = f'Seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, seeds))}'
     if len(seeds) > 1:
         text += '; mean ± sample standard deviation over them (each seed: another subset, order and start)'
-    constant, title = CONSTANT[next(iter(main_scores(cells)))]
+    main = next(iter(main_scores(cells)))
+    constant, title = CONSTANT[main]
     if values := values_of(cells, constant):
         text += f'. {title} everywhere: {shown(values[:1], constant)}'
     if averages := {AVERAGE_TEXT[custom_average(cell.scores)] for cell in cells if 'abs_rel' in cell.scores}:
         text += f'. Scores: {", or ".join(sorted(averages))}'
+    grids: dict[str, list[str]] = {}  # by score, the backbones: their patches may differ
+    for cell in cells:
+        if values := values_of([cell], GRID[main]):
+            names = grids.setdefault(shown(values, GRID[main]), [])
+            names += [cell.backbone] if cell.backbone not in names else []
+    if grids:
+        parts = [value if len(grids) == 1 else f'{value} ({", ".join(names)})' for value, names in grids.items()]
+        text += f'. The labels themselves at the token grid: {", ".join(parts)}'
     return f'{text}.'
 
 
