@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import REPO
 
-LEAVES = {'errors', 'files', 'progress', 'registry', 'version'}
+LEAVES = {'errors', 'files', 'progress', 'registry', 'strips', 'version', 'warm'}
 ALLOWED = {
     'models': {'checkpoint'},
     'datasets': set(),
@@ -21,7 +21,9 @@ ALLOWED = {
     'files': set(),
     'progress': set(),
     'registry': set(),
+    'strips': set(),
     'version': set(),
+    'warm': set(),
 }
 FILES = sorted((REPO / 'vit22b_dense').rglob('*.py'))
 
