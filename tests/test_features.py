@@ -28,7 +28,7 @@ def config(leaf, data, features, regime='cached', weights=None, still=False, **o
     """A short run of a tiny backbone; ``still``: without augmentation."""
     cfg = load_config(CONFIGS / leaf, dict(
         backbone='vit22b_tiny', regime=regime, data_root=str(data), weights=weights and str(weights), seed=None,
-        features=str(features) if regime == 'cached' else None, fraction=overrides.pop('fraction', None),
+        features=str(features) if regime == 'cached' and features else None, fraction=overrides.pop('fraction', None),
     ))  # fmt: skip
     cfg.merge_from_dict({
         'model.backbone.arch': dict(_delete_=True, **ARCH), 'model.backbone.img_size': 56,
@@ -206,7 +206,9 @@ def test_refused(fault, features, data, tmp_path):
 
 
 def test_features_that_the_disk_cannot_hold_are_not_begun(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(FeatureError, match=r'about .* kB of features do not fit on its disk, which has 1.00 kB left'):
-        make_features(config('demo/linear.py', data, tmp_path / 'new'), 1, 'fp32')
-    assert not (tmp_path / 'new').exists()
+    message = r'^work_dirs/features/ADE20KDataset_ViT22B_\w{8}: about .* kB of features do not fit .* has 1.00 kB left'
+    with pytest.raises(FeatureError, match=message):
+        make_features(config('demo/linear.py', data, None), 1, 'fp32')
+    assert not list(tmp_path.iterdir())

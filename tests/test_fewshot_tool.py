@@ -11,12 +11,14 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import REPO, make_ade
 from mmengine.config import Config
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import DATASETS
 
 from vit22b_dense.engine.record import score_and_record
+from vit22b_dense.engine.run import build_training
 from vit22b_dense.engine.work_dir import differences
 from vit22b_dense.errors import UserError
 from vit22b_dense.evaluation.runs import logged_losses
@@ -70,6 +72,32 @@ def finished(tmp_path_factory, data_root, call, run_tool):
     files = {name: (work_dir / name).read_bytes() for name in ('table.md', 'table.csv', 'curve.png')}
     run = call(work_dir, data_root, backbones=('vit22b_tiny=absent.pth',), check=False)
     return work_dir, printed, files, run
+
+
+def test_cells_from_features_equal_a_single_run(data_root, tmp_path):
+    """Two at a time, in warm processes, from features that were made once for both."""
+    work_dir, features = tmp_path / 'table', tmp_path / 'features'
+    cached = ['--cached', '--draws', '2', '--jobs', '2', '--features', features, '--fractions', '1/2', '1']
+    line = [word for word in command(work_dir, data_root, *cached) if word not in ('--regime', 'scratch')]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=REPO)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert '14 sets of features in bf16' in done.stdout  # two draws of six images, and two that are tested
+    assert '2 of 2 cells finished' in done.stdout
+    folder = work_dir / 'vit22b_tiny_random'
+    options = [*OPTIONS, 'features.draws=2']
+    half, _ = planned(data_root, work_dir, fractions=('1/2', '1'), options=options, regime='cached', features=features)
+    assert half.finished
+    cfg = half.cfg
+    cfg.update(
+        work_dir=str(tmp_path / 'single'), launcher='none', val_cfg=None, val_dataloader=None, val_evaluator=None
+    )
+    build_training(cfg).train()
+    of_cell, alone = (
+        torch.load(path / 'iter_6.pth', weights_only=False) for path in (folder / '1_2/seed0', tmp_path / 'single')
+    )
+    assert of_cell['state_dict'].keys() == alone['state_dict'].keys()
+    for name, value in of_cell['state_dict'].items():  # with another number of threads
+        torch.testing.assert_close(value, alone['state_dict'][name], atol=1e-6, rtol=1e-5)
 
 
 def contents(folder) -> dict:
@@ -297,7 +325,7 @@ def test_a_finished_cell_is_left_alone(data_root, tmp_path, monkeypatch):
     cells = planned(data_root, tmp_path, seeds=[0, 1])
     (cells[0].work_dir / 'test').mkdir(parents=True)
     (cells[0].work_dir / 'test/scores.json').write_text('{"checkpoint": "iter_6.pth", "scores": {"mIoU": 5.0}}')
-    monkeypatch.setattr(Run, '_run', lambda self, cell, lock: begun.append(cell))
+    monkeypatch.setattr(Run, '_run', lambda self, cell, lock: begun.append(cell) or [])
     begun = []
     Run(cells, lambda: None).all()
     assert begun == cells[1:]

@@ -3,7 +3,7 @@
 
 Of each training image there are several draws of the config's augmentation (the first is plain); of each test image
 what a test needs. Run the same command again to continue, or to add a larger fraction: what is there is kept. Several
-processes: --jobs, torchrun, or the same command several times.
+processes: --jobs, or torchrun.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--draws', type=int, default=4, metavar='K', help='draws of each training image (default: 4; 1 is fastest)'
     )
-    parser.add_argument('--dtype', choices=DTYPES, default='bf16', help='of the stored features (default: bf16)')
+    parser.add_argument('--dtype', choices=DTYPES, help='of the stored features (default: bf16)')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='processes on this machine (default: 1)')
     add_config_arguments(parser)
     return parser.parse_args()

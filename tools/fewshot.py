@@ -13,6 +13,7 @@ import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to i
 # isort: split
 import argparse
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 with contextlib.redirect_stdout(sys.stderr):  # mmseg says what it did not find; a dry run's output is for a scheduler
     from vit22b_dense.engine.config import default_work_dir, find_config
+    from vit22b_dense.engine.features.maker import make_features
     from vit22b_dense.errors import ToolParser, UserError, run_tool
     from vit22b_dense.fewshot.cells import TABLE, Cell, results
     from vit22b_dense.fewshot.curve import draw_curve
@@ -52,6 +54,16 @@ def parse_args() -> argparse.Namespace:
         '--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='seeds of subset and run (default: 0 1 2)'
     )
     parser.add_argument('--regime', metavar='NAME', help='training regime: frozen (default), finetune or scratch')
+    parser.add_argument(
+        '--cached',
+        action='store_true',
+        help='compute the features of each backbone once, and train and test on them: the regime cached',
+    )
+    parser.add_argument(
+        '--draws', type=int, default=4, metavar='K', help='with --cached: draws of each training image (default: 4)'
+    )
+    parser.add_argument('--features', type=Path, metavar='DIR', help='with --cached: folder of the features')
+    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='with --cached: cells at a time (default: 1)')
     parser.add_argument('--data-root', metavar='DIR', help='folder of the data set')
     parser.add_argument('--work-dir', type=Path, metavar='DIR', help='default: work_dirs/fewshot_CONFIG')
     parser.add_argument(
@@ -86,6 +98,19 @@ def write_table(cells: list[Cell], work_dir: Path, title: str) -> str:
     return text
 
 
+def make_all_features(cells: list[Cell], draws: int, jobs: int) -> None:
+    """Make the features of each row of the table, of all images that its unfinished cells train on."""
+    rows = {}
+    for cell in cells:
+        if not cell.finished:
+            rows.setdefault(cell.entry.backbone, []).append(cell)
+    for row in rows.values():
+        names = set().union(*(cell.train_names for cell in row))
+        make_features(row[0].cfg, draws, names=names, jobs=jobs)
+    # torch reads it as it is loaded, by the processes of the cells
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
+
+
 def terminated(*_: object) -> None:
     """Leave as on an interrupt, so that the running cell is ended too."""
     raise KeyboardInterrupt
@@ -93,6 +118,11 @@ def terminated(*_: object) -> None:
 
 def main() -> int:
     args = parse_args()
+    if args.cached and args.regime not in (None, 'cached'):
+        raise UserError(f'--cached, --regime {args.regime}: choose one; features are of a frozen backbone')
+    if args.cached:
+        args.regime = 'cached'
+        args.cfg_options = [*args.cfg_options, f'features.draws={args.draws}']
     args.config = str(find_config(args.config))  # one name for one config in tables and commands
     name = Path(default_work_dir(args.config, dict(regime=args.regime))).name
     work_dir = args.work_dir or Path('work_dirs', f'fewshot_{name}')
@@ -106,6 +136,7 @@ def main() -> int:
         args.regime,
         args.data_root,
         args.cfg_options,
+        args.features if args.cached else None,
     )
     if args.collect and not work_dir.is_dir():
         raise UserError(f'{work_dir}: no such folder, so there is nothing to collect; name it with --work-dir')
@@ -121,7 +152,9 @@ def main() -> int:
         for ending in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(ending, terminated)
-        Run(cells, lambda: write_table(cells, work_dir, title)).all()
+        if args.cached:
+            make_all_features(cells, args.draws, args.jobs)
+        Run(cells, lambda: write_table(cells, work_dir, title), args.jobs if args.cached else 1, args.cached).all()
     print(f'\n{write_table(cells, work_dir, title)}')
     found = [cell.result() for cell in cells]
     finished = sum(result.status == 'finished' for result in found)

@@ -77,6 +77,7 @@ def plan_cells(
     regime: str | None = None,
     data_root: str | None = None,
     options: Sequence[str] = (),
+    features: Path | None = None,
 ) -> list[Cell]:
     """All cells, seed by seed, so that whole curves appear early.
 
@@ -89,6 +90,8 @@ def plan_cells(
         tools: folder of train.py and test.py.
         regime, data_root: axes that all cells share; None for the config's default.
         options: ``KEY=VALUE`` strings as for ``--cfg-options``.
+        features: with the regime ``cached``, the folder that contains a folder of features for each backbone; None for
+            the default of each.
 
     Raises:
         UserError: an unknown or doubled value, data or samples that are missing, a unit that the data set does not
@@ -108,6 +111,8 @@ def plan_cells(
             subsets[fraction, seed] = tuple(subset.names)
         names = subsets[fraction, seed]
         label, row = backbone.row(cfg)
+        if features is not None:
+            axes['features'] = cfg.features.folder = str(features / row)
         folder = str(Path(row, fraction.replace('/', '_'), f'seed{seed}'))
         if folder in cells:
             raise UserError(

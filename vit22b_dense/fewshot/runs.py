@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..errors import UserError
 from ..evaluation.runs import logged_losses
 from ..files import take_lock, write_atomically
 from ..progress import duration, overwrite_line
+from ..warm import start_warm
 from .cells import FAILURE, Cell
 from .table import by_row, main_scores, shown, values_of
 
@@ -53,48 +55,70 @@ def time_left(done: Sequence[tuple[int, float]], waiting: Sequence[int]) -> floa
 
 
 class Run:
-    """Runs cells one after the other.
+    """Runs cells in their order.
 
     Args:
         cells: from `plan_cells`.
         after_cell: called after each cell that was run, to update the table.
+        jobs: how many are run at the same time.
+        warm: start their processes as `start_warm` does: for short cells, whose imports would take most of the time.
     """
 
-    def __init__(self, cells: Sequence[Cell], after_cell: Callable[[], None]) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], after_cell: Callable[[], None], jobs: int = 1, warm: bool = False
+    ) -> None:
         self.cells = cells
         self.after_cell = after_cell
+        self.jobs, self.warm = jobs, warm
         self.done: list[tuple[int, float]] = []  # iterations and seconds
+        self.begun: list[Cell] = []
 
     def all(self) -> None:
         """Run what is not finished; failures are recorded and the next cell is started."""
-        for number, cell in enumerate(self.cells, 1):
-            self.number = number
-            if cell.finished:
-                continue
-            with _locked(cell.work_dir) as lock:
-                if lock is None:
-                    print(f'{self._place(cell)}: another process is at work on it, left to that one', flush=True)
-                elif not cell.finished:  # another process may just have finished it
-                    self._run(cell, lock)
-                    self.after_cell()
+        waiting = (self._turn(cell) for cell in self.cells if not cell.finished)
+        running: list[Generator[None]] = []
+        try:
+            while True:
+                while len(running) < self.jobs and (turn := next(waiting, None)):
+                    running.append(turn)
+                if not running:
+                    return
+                running[:] = [turn for turn in running if next(turn, 'ended') != 'ended']
+        finally:
+            for turn in running:
+                turn.close()
+
+    def _turn(self, cell: Cell) -> Generator[None]:
+        """Run a cell unless somebody else does, coming back now and then while it runs."""
+        with _locked(cell.work_dir) as lock:
+            if lock is None:
+                print(f'{self._place(cell)}: another process is at work on it, left to that one', flush=True)
+            elif not cell.finished:  # another process may just have finished it
+                yield from self._run(cell, lock)
+                self.after_cell()
 
     def _place(self, cell: Cell) -> str:
-        return f'[{self.number}/{len(self.cells)}] {cell}'
+        return f'[{self.cells.index(cell) + 1}/{len(self.cells)}] {cell}'
 
-    def _run(self, cell: Cell, lock: int) -> None:
+    def _run(self, cell: Cell, lock: int) -> Generator[None]:
         (cell.work_dir / FAILURE).unlink(missing_ok=True)
         cell.write_subset()
         iterations = cell.entry.iterations
         print(f'{self._place(cell)}: {len(cell.train_names)} images, {iterations} iterations', flush=True)
         start, resumed = time.time(), any(cell.work_dir.glob('*.pth'))
+        self.begun.append(cell)
         for name, command in cell.commands().items():
             log = cell.work_dir / f'{name}.txt'
             with open(log, 'ab') as output:
                 # a session of its own: an interrupt reaches it through us, once
-                started = dict(stdin=subprocess.DEVNULL, pass_fds=[lock], start_new_session=True)
-                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **started)
+                started = dict(pass_fds=[lock], start_new_session=True)
+                if self.warm:
+                    process = _Warm(start_warm(command[1:], stdout=output, stderr=output, **started))
+                else:
+                    started |= dict(stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+                    process = subprocess.Popen(command, stdout=output, **started)
             try:
-                status = self._wait(process, cell, name, start)
+                status = yield from self._wait(process, cell, name, start)
             finally:
                 _stop(process)
             if status:
@@ -109,10 +133,11 @@ class Run:
             self.done.append((iterations, seconds))
         print(f'{self._place(cell)}: {self._score(cell)}, in {duration(seconds)}{self._left()}', flush=True)
 
-    def _wait(self, process: subprocess.Popen, cell: Cell, name: str, start: float) -> int:
+    def _wait(self, process: subprocess.Popen, cell: Cell, name: str, start: float) -> Generator[None, None, int]:
         told = 0.0
         while (status := process.poll()) is None:
-            time.sleep(POLL)
+            time.sleep(POLL / self.jobs)
+            yield
             if sys.stdout.isatty() and time.time() - told > 1:
                 told, inside = time.time(), name
                 for step, loss in logged_losses(cell.work_dir) if name == 'train' else ():
@@ -123,10 +148,13 @@ class Run:
         return status
 
     def _left(self, current: Cell | None = None) -> str:
-        cells = self.cells[self.number - (current is not None) :]
-        waiting = [cell.entry.iterations for cell in cells if not cell.finished]
+        waiting = [
+            cell.entry.iterations
+            for cell in self.cells
+            if cell is current or not (cell.finished or cell in self.begun)
+        ]
         seconds = time_left(self.done, waiting)
-        return '' if seconds is None or not waiting else f'; {duration(seconds)} left'
+        return '' if seconds is None or not waiting else f'; {duration(seconds / self.jobs)} left'
 
     def _score(self, cell: Cell) -> str:
         """The cell's main score, and the mean over the seeds so far."""
@@ -138,7 +166,22 @@ class Run:
         return f'{title} {shown(mine, score)}{spread}' if mine else 'no score'
 
 
-def _stop(process: subprocess.Popen) -> None:
+class _Warm:
+    """A process of `start_warm` with what is used here of ``subprocess.Popen``."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self.process, self.pid = process, process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> None:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout)
+
+
+def _stop(process: subprocess.Popen | _Warm) -> None:
     """End a process and all its workers, if it is still running."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)

@@ -90,10 +90,12 @@ def plain(value: Any) -> Any:
 def default_folder(cfg: Config, made: dict) -> Path:
     """Where a config's features lie if nobody says."""
     dataset, backbone = subset_config(cfg).dataset.type, cfg.model.backbone.type
-    digest = digest_of({key: value for key, value in made.items() if key != VAL})  # a run may have no validation
+    made = {key: value for key, value in made.items() if key != VAL}  # a run may have no validation
+    digest = digest_of([made, plain(cfg.model.backbone.get('out_indices'))])
     return Path('work_dirs', 'features', f'{dataset}_{backbone}_{digest[:8]}')
 
 
 def folder_of(cfg: Config, made: dict) -> Path:
-    """Where the features of a config lie: its ``features.folder``, or `default_folder`."""
-    return Path((cfg.get('features') or {}).get('folder') or default_folder(cfg, made))
+    """Where the features of a config lie: its ``features.folder``; where that says ``default``, `default_folder`."""
+    folder = (cfg.get('features') or {}).get('folder', 'default')
+    return default_folder(cfg, made) if folder == 'default' else Path(folder)

@@ -84,7 +84,7 @@ class FeatureMaker:
         folder: where they go.
         draws: of each training image. The first is plain, see `plain_pipeline`; the others are of the config's own
             augmentation, each under a seed that follows from the image's name and the number of the draw.
-        dtype: a key of `DTYPES`.
+        dtype: a key of `DTYPES`; None for that of the features which are there, or bf16.
         names: training images to take instead of the fraction's.
         part: which part of how many is made here, of several processes.
 
@@ -97,23 +97,24 @@ class FeatureMaker:
         cfg: Config,
         folder: Path,
         draws: int = 4,
-        dtype: str = 'bf16',
+        dtype: str | None = None,
         names: Collection[str] | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         init_default_scope(cfg.get('default_scope', 'mmseg'))
-        self.cfg, self.folder, self.dtype, self.part = cfg, Path(folder), dtype, part
+        self.cfg, self.folder, self.part = cfg, Path(folder), part
         self.made = made_by(cfg)
         self.store = None
         if (self.folder / INDEX).exists():
             self.store = FeatureStore.open(folder)
             self.store.check_made(self.made)
             self.store.resolve(cfg.model.backbone.out_indices)
-            if self.store.dtype != dtype:
+            if self.store.dtype != (dtype or self.store.dtype):
                 raise FeatureError(
                     f'{folder}: has features in {self.store.dtype}; take --dtype {self.store.dtype}, or another '
                     '--features'
                 )
+        self.dtype = self.store.dtype if self.store else dtype or 'bf16'
         self.draws = max(draws, self.store.draws if self.store else 0)
         self.shards = [*self._training(draws, names), *self._testing()]
 
@@ -255,7 +256,9 @@ class FeatureMaker:
         return {self.store.label: data if data.is_floating_point() else data.to(torch.uint8)}
 
 
-def make_features(cfg: Config, draws: int, dtype: str, names: Collection[str] | None = None, jobs: int = 1) -> None:
+def make_features(
+    cfg: Config, draws: int, dtype: str | None = None, names: Collection[str] | None = None, jobs: int = 1
+) -> None:
     """Make the features of a config that are not there yet, with progress.
 
     Args:
@@ -270,25 +273,26 @@ def make_features(cfg: Config, draws: int, dtype: str, names: Collection[str] | 
     folder = folder_of(cfg, made_by(cfg))
     rank, world = int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
 
-    def part(job: int) -> FeatureMaker:
+    def part(job: int) -> None:
         if jobs > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
         maker = FeatureMaker(cfg, folder, draws, dtype, names, (rank * jobs + job, world * jobs))
-        quiet = job or rank
-        maker.make((lambda done, total: None) if quiet else Progress('sets of features'))
-        return maker
+        maker.make((lambda done, total: None) if job or rank else Progress('sets of features'))
 
-    fork = multiprocessing.get_context('fork')  # before anything here has started threads
-    others = [fork.Process(target=_child, args=(part, job), daemon=True) for job in range(1, jobs)]
-    for process in others:
-        process.start()
-    maker = part(0)
-    for process in others:
-        process.join()
-    if failed := [process.exitcode for process in others if process.exitcode]:
-        raise FeatureError(f'{folder}: {len(failed)} of {jobs} processes failed; run the same command again')
-    print(f'{folder}: {len(maker.shards)} sets of features', flush=True)
+    if jobs > 1:
+        # All in copies of this process: once it has computed something itself, its copies could not.
+        fork = multiprocessing.get_context('fork')
+        processes = [fork.Process(target=_child, args=(part, job), daemon=True) for job in range(jobs)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if failed := [process.exitcode for process in processes if process.exitcode]:
+            raise FeatureError(f'{folder}: {len(failed)} of {jobs} processes failed; run the same command again')
+    else:
+        part(0)
+    print(f'{folder}: complete', flush=True)
 
 
-def _child(part: Callable[[int], object], job: int) -> None:
-    run_tool(lambda: part(job) and None)
+def _child(part: Callable[[int], None], job: int) -> None:
+    run_tool(lambda: part(job))
