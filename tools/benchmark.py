@@ -7,6 +7,9 @@ of the speed of a large matrix product on the same device in the same rounds. On
 the ratios rather than the milliseconds.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 import json
 import os
@@ -23,7 +26,7 @@ from vit22b_dense.benchmark.dense import backbone_groups, evaluation_groups, inf
 from vit22b_dense.benchmark.picture import draw
 from vit22b_dense.benchmark.timing import HEADER, Group, measure, shown
 from vit22b_dense.engine.record import versions
-from vit22b_dense.errors import UserError, run_tool
+from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.files import write_atomically
 from vit22b_dense.models.backbones.vit22b import ARCHS
 
@@ -31,7 +34,7 @@ SECTIONS = ('blocks', 'backbones', 'inference', 'windows', 'evaluation')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='Example: tools/benchmark.py --only blocks --sizes small base --dtypes float32 bfloat16',

@@ -6,16 +6,19 @@ what a test needs. Run the same command again to continue, or to add a larger fr
 processes: --jobs, or torchrun.
 """
 
+import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)
+
+# isort: split
 import argparse
 
 from vit22b_dense.engine.config import add_config_arguments, check_data, config_of
 from vit22b_dense.engine.features.maker import make_features
 from vit22b_dense.engine.features.store import DTYPES
-from vit22b_dense.errors import run_tool
+from vit22b_dense.errors import ToolParser, run_tool
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='Example: tools/cache_features.py configs/camvid/linear.py --backbone dinov2_small --draws 4',

@@ -3,6 +3,5 @@
 _base_ = ['frozen.py']
 
 runner_type = 'CachedRunner'
-features = dict(
-    folder='{{$VIT22B_FEATURES:default}}', draws=0
-)  # draws of each image that are used; 0: all that there are
+# draws: of each image, how many are used; 0 for all that there are
+features = dict(folder='{{$VIT22B_FEATURES:default}}', draws=0)
