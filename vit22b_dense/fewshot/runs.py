@@ -3,11 +3,11 @@
 import fcntl
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from ..errors import UserError
 from ..evaluation.runs import logged_losses
 from ..files import write_atomically
 from ..progress import duration, overwrite_line
+from ..warm import start_warm
 from .cells import FAILURE, Cell
 from .table import by_row, main_scores, shown, values_of
 
 POLL = 0.2  # seconds between two looks at a running process
+LOST = 255  # exit status of a process where the fork server was killed: it may still be running
 
 
 @contextmanager
@@ -98,8 +100,8 @@ class Run:
             log = cell.work_dir / f'{name}.txt'
             with open(log, 'ab') as output:
                 # a session of its own: an interrupt reaches it through us, once
-                started = dict(stdin=subprocess.DEVNULL, pass_fds=[lock], start_new_session=True)
-                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **started)
+                started = dict(pass_fds=[lock], start_new_session=True)
+                process = start_warm(command[1:], stdout=output, stderr=output, **started)
             try:
                 status = self._wait(process, cell, name, start)
             finally:
@@ -116,10 +118,10 @@ class Run:
             self.done.append((iterations, seconds))
         print(f'{self._place(cell)}: {self._score(cell)}, in {duration(seconds)}{self._left()}', flush=True)
 
-    def _wait(self, process: subprocess.Popen, cell: Cell, name: str, start: float) -> int:
+    def _wait(self, process: BaseProcess, cell: Cell, name: str, start: float) -> int:
         told = 0.0
-        while (status := process.poll()) is None:
-            time.sleep(POLL)
+        while (status := process.exitcode) is None:
+            process.join(POLL)
             if sys.stdout.isatty() and time.time() - told > 1:
                 told, inside = time.time(), name
                 for step, loss in logged_losses(cell.work_dir) if name == 'train' else ():
@@ -145,12 +147,11 @@ class Run:
         return f'{title} {shown(mine, score)}{spread}' if mine else 'no score'
 
 
-def _stop(process: subprocess.Popen) -> None:
+def _stop(process: BaseProcess) -> None:
     """End a process and all its workers, if it is still running."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.exitcode in (None, LOST):
+            for end in (os.killpg, os.kill):  # it leads no session yet where it has only just been started
+                with suppress(ProcessLookupError):
+                    end(process.pid, number)
+            process.join(10)
