@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPO, make_ade
@@ -171,13 +172,19 @@ def test_testing_leaves_the_trainings_config_alone(finished, data_root, run_tool
     assert str(finished / 'iter_4.pth') in (finished / 'linear_test.py').read_text()
 
 
-def test_equal_names_of_weights_have_folders_of_their_own(tmp_path):
-    folders = set()
-    for name in ('a', 'b'):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'model.safetensors').write_bytes(b'')
-        folders.add(default_work_dir(CONFIG, dict(weights=str(tmp_path / name / 'model.safetensors'))))
-    assert len(folders) == 2
+def test_weights_have_a_name_by_their_content_wherever_they_lie(tmp_path):
+    content = np.random.default_rng(0).bytes(3 * 10**5)
+    changed = {at: content[:at] + b'xx' + content[at + 2 :] for at in (0, 150_000, len(content) - 2)}
+    folders = {}
+    for name, data in {'a': content, 'copy': content, **changed}.items():
+        (tmp_path / str(name)).mkdir()
+        (tmp_path / str(name) / 'model.safetensors').write_bytes(data)
+        folders[name] = default_work_dir(CONFIG, dict(weights=str(tmp_path / str(name) / 'model.safetensors')))
+    assert folders.pop('copy') == folders['a']
+    assert len(set(folders.values())) == 4
+    assert default_work_dir(CONFIG, dict(weights='facebook/dinov2-small')).endswith('facebook-dinov2-small')
+    (tmp_path / 'only_a_config').mkdir()
+    assert default_work_dir(CONFIG, dict(weights=str(tmp_path / 'only_a_config'))).endswith('_only_a_config')
 
 
 def test_an_unwritable_work_dir_is_named(tmp_path):

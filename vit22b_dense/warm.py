@@ -17,6 +17,8 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO
 
+import torch
+
 # The package and what its runs import late.
 PRELOADED = [
     'vit22b_dense', 'mmseg.apis', 'mmseg.evaluation', 'matplotlib.figure', 'matplotlib.backends.backend_agg',
@@ -39,7 +41,12 @@ def _received(sent: DupFd) -> _Descriptor:
 
 
 def warm_context() -> BaseContext:
-    """A context of `multiprocessing` whose processes have their imports behind them."""
+    """A context of `multiprocessing` whose processes have their imports behind them.
+
+    With CUDA they start anew: importing mmengine asks for a device, after which a fork cannot use any.
+    """
+    if torch.cuda.is_available():
+        return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(PRELOADED)
     return context

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import errno
-import hashlib
 import inspect
 import logging
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 
+from ..checkpoint import CheckpointError, fingerprint
 from ..errors import UserError
 from ..files import naming
 
@@ -304,11 +304,14 @@ def default_work_dir(path: str | Path, axes: dict[str, str | None]) -> str:
 
 
 def weights_name(weights: str) -> str:
-    """A name of pretrained weights for folders: of a path its stem and a few digits that tell equal stems apart."""
+    """The name of weights in rows and folders, the same on every machine: a path's stem and `fingerprint`."""
     path = Path(weights)
     if not path.exists():  # a hub's name
         return weights.replace('/', '-')
-    return f'{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}'
+    try:
+        return f'{path.stem}-{fingerprint(path)}'
+    except CheckpointError:  # a folder with a configuration alone, for random weights
+        return path.stem
 
 
 def name_weights(cfg: Config, weights: str) -> None:

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from .cells import FAILURE, Cell
 from .table import by_row, main_scores, shown, values_of
 
 POLL = 0.2  # seconds between two looks at a running process
+LOST = 255  # exit status of a process where the fork server was killed: it may still be running
 
 
 @contextmanager
@@ -61,15 +61,12 @@ class Run:
         cells: from `plan_cells`.
         after_cell: called after each cell that was run, to update the table.
         jobs: how many are run at the same time.
-        warm: start their processes as `start_warm` does: for short cells, whose imports would take most of the time.
     """
 
-    def __init__(
-        self, cells: Sequence[Cell], after_cell: Callable[[], None], jobs: int = 1, warm: bool = False
-    ) -> None:
+    def __init__(self, cells: Sequence[Cell], after_cell: Callable[[], None], jobs: int = 1) -> None:
         self.cells = cells
         self.after_cell = after_cell
-        self.jobs, self.warm = jobs, warm
+        self.jobs = jobs
         self.done: list[tuple[int, float]] = []  # iterations and seconds
         self.begun: list[Cell] = []
 
@@ -112,11 +109,7 @@ class Run:
             with open(log, 'ab') as output:
                 # a session of its own: an interrupt reaches it through us, once
                 started = dict(pass_fds=[lock], start_new_session=True)
-                if self.warm:
-                    process = _Warm(start_warm(command[1:], stdout=output, stderr=output, **started))
-                else:
-                    started |= dict(stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-                    process = subprocess.Popen(command, stdout=output, **started)
+                process = start_warm(command[1:], stdout=output, stderr=output, **started)
             try:
                 status = yield from self._wait(process, cell, name, start)
             finally:
@@ -133,10 +126,10 @@ class Run:
             self.done.append((iterations, seconds))
         print(f'{self._place(cell)}: {self._score(cell)}, in {duration(seconds)}{self._left()}', flush=True)
 
-    def _wait(self, process: subprocess.Popen, cell: Cell, name: str, start: float) -> Generator[None, None, int]:
+    def _wait(self, process: BaseProcess, cell: Cell, name: str, start: float) -> Generator[None, None, int]:
         told = 0.0
-        while (status := process.poll()) is None:
-            time.sleep(POLL / self.jobs)
+        while (status := process.exitcode) is None:
+            process.join(POLL / self.jobs)
             yield
             if sys.stdout.isatty() and time.time() - told > 1:
                 told, inside = time.time(), name
@@ -166,27 +159,11 @@ class Run:
         return f'{title} {shown(mine, score)}{spread}' if mine else 'no score'
 
 
-class _Warm:
-    """A process of `start_warm` with what is used here of ``subprocess.Popen``."""
-
-    def __init__(self, process: BaseProcess) -> None:
-        self.process, self.pid = process, process.pid
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    def wait(self, timeout: float | None = None) -> None:
-        self.process.join(timeout)
-        if self.process.exitcode is None:
-            raise subprocess.TimeoutExpired(str(self.pid), timeout)
-
-
-def _stop(process: subprocess.Popen | _Warm) -> None:
+def _stop(process: BaseProcess) -> None:
     """End a process and all its workers, if it is still running."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.exitcode in (None, LOST):
+            for end in (os.killpg, os.kill):  # it leads no session yet where it has only just been started
+                with suppress(ProcessLookupError):
+                    end(process.pid, number)
+            process.join(10)

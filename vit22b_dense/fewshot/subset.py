@@ -1,7 +1,8 @@
 """Nested few-shot subsets, defined by the data alone."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
@@ -55,6 +56,19 @@ def _utf8(text: str) -> bytes:
 def digest(names: Sequence[str]) -> str:
     """A fingerprint of a subset: SHA-256, as hexadecimal digits, of its sorted names, one per line, in UTF-8."""
     return hashlib.sha256(_utf8(''.join(f'{name}\n' for name in sorted(names)))).hexdigest()
+
+
+def _suffix_hint(known: Mapping[str, Any], kind: type | None) -> str:
+    """Which files an empty data set of mmseg's has looked for; empty where that does not say."""
+    default = inspect.signature(kind).parameters.get('img_suffix') if kind else None
+    suffix = known.get('img_suffix') or (default.default if default else None)
+    if not isinstance(suffix, str):
+        return ''
+    folder = (known.get('data_prefix') or {}).get('img_path', '')
+    where = f' in {folder}' if folder and not known.get('ann_file') else ''
+    return (
+        f'. It looks for images{where} whose names end with {suffix}; other files need img_suffix or FolderSegDataset'
+    )
 
 
 @DATASETS.register_module()
@@ -120,6 +134,7 @@ class FewShotSubset:
             place = f' in {known["data_root"]}' if known.get('data_root') else ''
             raise UserError(
                 f'fraction {self.fraction} of {name} selects nothing: the data set is empty, no samples{place}'
+                f'{_suffix_hint(known, DATASETS.get(name))}'
             ) from error
 
     def _units(self, names: list[str]) -> list[str]:
