@@ -197,9 +197,10 @@ def _build(cfg: Config) -> Runner:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
     try:
-        if 'runner_type' in cfg:
-            return RUNNERS.build(cfg)
-        return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
+        with naming(cfg.work_dir):
+            if 'runner_type' in cfg:
+                return RUNNERS.build(cfg)
+            return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AssertionError) as error:
