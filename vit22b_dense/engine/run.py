@@ -104,6 +104,10 @@ class DenseRunner(Runner):
                 f'{filename}: cannot be resumed, it lacks {", ".join(lacking)}; to start from its weights, leave '
                 '--resume out and give --cfg-options load_from=FILE'
             )
+        if self._resume and isinstance(self.param_schedulers, list):  # mmengine pairs them until one side ends
+            stored, own = checkpoint['param_schedulers'], self.param_schedulers
+            if not isinstance(stored, list) or len(stored) != len(own):
+                raise CheckpointError(f'{filename}: cannot be resumed, its param_schedulers are not the {len(own)} here')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         with torch.no_grad():
             load_weights(unwrapped(self.model), state_dict_of(checkpoint), filename, allow_partial=True)
