@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import CheckpointError, load_weights, read_checkpoint, state_dict_of
 from ..errors import UserError
@@ -57,6 +58,18 @@ class DenseRunner(Runner):
                     dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused), **model_wrapper_cfg
                 )
         return super().wrap_model(model_wrapper_cfg, model)
+
+    @staticmethod
+    def build_dataloader(dataloader: dict | DataLoader, seed: int | None = None, diff_rank_seed: bool = False):
+        """mmengine's, which fails without a name where a data set is empty."""
+        try:
+            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        except ValueError as error:
+            if 'need at least one array to concatenate' not in str(error):
+                raise
+            data = dataloader['dataset']
+            place = Path(data.get('data_root') or '', (data.get('data_prefix') or {}).get('img_path', ''))
+            raise UserError(f'{place}: holds no image that {data["type"]} reads; look at --data-root') from error
 
     def load_or_resume(self) -> None:
         """Load ``load_from``, or with ``resume`` and without it the latest checkpoint of the work dir."""
@@ -107,7 +120,7 @@ class DenseRunner(Runner):
         if self._resume and isinstance(self.param_schedulers, list):  # mmengine pairs them until one side ends
             stored, own = checkpoint['param_schedulers'], self.param_schedulers
             if not isinstance(stored, list) or len(stored) != len(own):
-                raise CheckpointError(f'{filename}: cannot be resumed, its param_schedulers are not the {len(own)} here')
+                raise CheckpointError(f'{filename}: cannot be resumed, its param_schedulers are not {len(own)}')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         with torch.no_grad():
             load_weights(unwrapped(self.model), state_dict_of(checkpoint), filename, allow_partial=True)
