@@ -75,6 +75,12 @@ class DenseRunner(Runner):
         """Load ``load_from``, or with ``resume`` and without it the latest checkpoint of the work dir."""
         if self._resume and self._load_from is None and not self._has_loaded:
             found = find_checkpoint(self.work_dir)
+            told = Path(self.work_dir, 'last_checkpoint')
+            if found is None and told.exists():
+                raise CheckpointError(
+                    f'{told}: names a checkpoint that is not there any more; put it back, or remove {told.name} to '
+                    'start from the beginning'
+                )
             if found is None:
                 self.logger.info(f'{self.work_dir}: nothing to resume there, training starts from the beginning')
                 self._has_loaded = True
