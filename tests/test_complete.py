@@ -12,6 +12,8 @@ from PIL import Image
 from vit22b_dense.datasets.complete import check_complete
 from vit22b_dense.datasets.loading import DataError, LoadImage
 from vit22b_dense.datasets.seeding import Draw
+from vit22b_dense.engine.run import DenseRunner
+from vit22b_dense.errors import UserError
 
 
 def ade(root, **more):
@@ -44,6 +46,14 @@ def test_what_mmseg_leaves_out_is_named(name, harm, message, tmp_path):
     for dataset in (ade(root), DATASETS.build(dict(type='FewShotSubset', dataset=ade(root), fraction='1'))):
         with pytest.raises(DataError, match=message):
             check_complete(dataset)
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    (tmp_path / 'images/validation').mkdir(parents=True)
+    data = dict(type='ADE20KDataset', data_root=str(tmp_path), data_prefix=dict(img_path='images/validation'))
+    loader = dict(batch_size=1, dataset=data, sampler=dict(type='DefaultSampler', shuffle=False))
+    with pytest.raises(UserError, match=f'{tmp_path}/images/validation: holds no image that ADE20KDataset reads'):
+        DenseRunner.build_dataloader(loader)
 
 
 def test_of_a_list_only_what_it_names_must_be_there(tmp_path):

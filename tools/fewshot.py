@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
         '--draws', type=int, default=4, metavar='K', help='with --cached: draws of each training image (default: 4)'
     )
     parser.add_argument('--features', type=Path, metavar='DIR', help='with --cached: folder of the features')
-    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='with --cached: cells at a time (default: 1)')
+    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='cells at a time (default: 1)')
     parser.add_argument('--data-root', metavar='DIR', help='folder of the data set')
     parser.add_argument('--work-dir', type=Path, metavar='DIR', help='default: work_dirs/fewshot_CONFIG')
     parser.add_argument(
@@ -154,7 +154,7 @@ def main() -> int:
                 signal.signal(ending, terminated)
         if args.cached:
             make_all_features(cells, args.draws, args.jobs)
-        Run(cells, lambda: write_table(cells, work_dir, title), args.jobs if args.cached else 1, args.cached).all()
+        Run(cells, lambda: write_table(cells, work_dir, title), args.jobs).all()
     print(f'\n{write_table(cells, work_dir, title)}')
     found = [cell.result() for cell in cells]
     finished = sum(result.status == 'finished' for result in found)

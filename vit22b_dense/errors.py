@@ -3,6 +3,7 @@
 import argparse
 import errno
 import gc
+import logging
 import os
 import re
 import signal
@@ -73,7 +74,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
 
 def _set_up() -> None:
-    """Ctrl-C raises again (see ``vit22b_dense_interrupt``), and a name that is no UTF-8 can be printed."""
+    """Ctrl-C raises again (see ``vit22b_dense_interrupt``), and what can be said is said without errors of its own."""
+    logging.raiseExceptions = False  # a full disk is reported by what has to be written, not by each line of the log
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-LIMIT = 120  # seconds, after which a tool counts as hanging
+LIMIT = 60  # seconds, after which a tool counts as hanging
 _context = multiprocessing.get_context('forkserver')
 _context.set_forkserver_preload(['vit22b_dense', 'vit22b_dense.waymo.prepare', 'vit22b_dense.evaluation.report'])
 

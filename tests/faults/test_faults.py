@@ -19,7 +19,7 @@ WORST = {
     'frozen:w.safetensors:weights_nan', 'resume:out/half/last_checkpoint:noise', 'resume:out/half/seg.py:noise',
     'resume:out/half/iter_2.pth:integer', 'test:--weights absent.pth', 'test:--out seg.py/x',
     'predict:run/iter_4.pth:bad_cfg', 'predict:ade/images/validation/01.jpg:fifo', 'predict:disk full at 100',
-    'predict:--out-dir ade/images/validation', 'convert:w.safetensors:cut', 'convert:disk full at 3000',
+    'predict:--out-dir seg.py', 'convert:w.safetensors:cut', 'convert:disk full at 3000',
     'report:few/table.csv:seed', f'report:few/{world.CELL}/test/scores.json:mIoU_high', 'report:--out /proc/x',
     f'dry:few/{world.CELL}/subset.txt:other', 'dry:few/table.csv:noise', 'subset:ade/images/training/03.jpg:folder',
     'subset:disk full at 20', 'subset:--write seg.py/x',

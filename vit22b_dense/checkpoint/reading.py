@@ -170,7 +170,7 @@ def read_checkpoint(path: str | Path) -> dict:
             f'{path}: refused, because it is not plain weights: reading it could run code ({reason}). Where you trust '
             'its origin, load it there with torch and save its state_dict as .safetensors'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle may end in any
         raise CheckpointError(f'{path}: cannot be read as a checkpoint ({error}); is the copy complete?') from error
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict')

@@ -11,7 +11,7 @@ from mmseg.registry import DATASETS
 from .depth_dataset import DepthDataset
 from .listing import some
 from .loading import DataError
-from .waymo_index import INDEX, read_index
+from .waymo_index import CAMERAS, INDEX, read_index
 
 
 @DATASETS.register_module()
@@ -72,6 +72,8 @@ class WaymoDepthDataset(DepthDataset):
 
 
 def _item(base: Path, segment: str, frame: dict[str, Any]) -> dict[str, Any]:
+    if CAMERAS[frame['camera_name']] != frame['camera']:
+        raise TypeError(f'camera {frame["camera"]} is called {frame["camera_name"]}')
     return dict(
         img_path=str(base / frame['image']),
         depth_path=str(base / frame['depth']),

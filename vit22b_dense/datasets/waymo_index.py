@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 INDEX = 'index.json'
+CAMERAS = {'FRONT': 1, 'FRONT_LEFT': 2, 'FRONT_RIGHT': 3, 'SIDE_LEFT': 4, 'SIDE_RIGHT': 5}
 VERSION = 1
 
 
@@ -34,10 +35,13 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     """
     if folder.name.startswith('.'):
         raise ValueError(f'{folder}: being prepared, or left over by a run that was cut off')
+    path = folder / INDEX
+    if path.exists() and not path.is_file():
+        raise ValueError(f'{path}: no regular file')
     try:
-        index = json.loads((folder / INDEX).read_text(encoding='utf-8'))
+        index = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         return None
     if not isinstance(index, dict) or index.get('version') != VERSION:
-        raise ValueError(f'{folder / INDEX}: not an index of version {VERSION}')
+        raise ValueError(f'{path}: not an index of version {VERSION}')
     return index

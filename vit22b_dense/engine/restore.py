@@ -1,5 +1,6 @@
 """Checkpoints of what was trained, and the weights beside them that were not."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, Reference, check_fit, load_weights, read_checkpoint, state_dict_of
+from ..files import naming
 from ..models.backbones.referenced import ENTRY, find_weights
 from .config import name_weights
 
@@ -86,7 +88,10 @@ def config_in(path: str | Path) -> Config:
     if not isinstance(text, str):
         raise CheckpointError(f'{path}: holds weights without their config; name the config file in front of it')
     try:
-        return Config.fromstring(text, file_format='.py')
+        with naming(tempfile.gettempdir()):  # where mmengine reads a copy
+            return Config.fromstring(text, file_format='.py')
+    except OSError:
+        raise
     except Exception as error:  # it is a program
         raise CheckpointError(f'{path}: the config in it cannot be read ({error}); name the config file') from error
 

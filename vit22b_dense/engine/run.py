@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import CheckpointError, load_weights, read_checkpoint, state_dict_of
 from ..errors import UserError
@@ -58,10 +59,28 @@ class DenseRunner(Runner):
                 )
         return super().wrap_model(model_wrapper_cfg, model)
 
+    @staticmethod
+    def build_dataloader(dataloader: dict | DataLoader, seed: int | None = None, diff_rank_seed: bool = False):
+        """mmengine's, which fails without a name where a data set is empty."""
+        try:
+            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        except ValueError as error:
+            if 'need at least one array to concatenate' not in str(error):
+                raise
+            data = dataloader['dataset']
+            place = Path(data.get('data_root') or '', (data.get('data_prefix') or {}).get('img_path', ''))
+            raise UserError(f'{place}: holds no image that {data["type"]} reads; look at --data-root') from error
+
     def load_or_resume(self) -> None:
         """Load ``load_from``, or with ``resume`` and without it the latest checkpoint of the work dir."""
         if self._resume and self._load_from is None and not self._has_loaded:
             found = find_checkpoint(self.work_dir)
+            told = Path(self.work_dir, 'last_checkpoint')
+            if found is None and told.exists():
+                raise CheckpointError(
+                    f'{told}: names a checkpoint that is not there any more; put it back, or remove {told.name} to '
+                    'start from the beginning'
+                )
             if found is None:
                 self.logger.info(f'{self.work_dir}: nothing to resume there, training starts from the beginning')
                 self._has_loaded = True
@@ -104,6 +123,10 @@ class DenseRunner(Runner):
                 f'{filename}: cannot be resumed, it lacks {", ".join(lacking)}; to start from its weights, leave '
                 '--resume out and give --cfg-options load_from=FILE'
             )
+        if self._resume and isinstance(self.param_schedulers, list):  # mmengine pairs them until one side ends
+            stored, own = checkpoint['param_schedulers'], self.param_schedulers
+            if not isinstance(stored, list) or len(stored) != len(own):
+                raise CheckpointError(f'{filename}: cannot be resumed, its param_schedulers are not {len(own)}')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         with torch.no_grad():
             load_weights(unwrapped(self.model), state_dict_of(checkpoint), filename, allow_partial=True)
@@ -197,9 +220,10 @@ def _build(cfg: Config) -> Runner:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
     try:
-        if 'runner_type' in cfg:
-            return RUNNERS.build(cfg)
-        return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
+        with naming(cfg.work_dir):
+            if 'runner_type' in cfg:
+                return RUNNERS.build(cfg)
+            return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AssertionError) as error:

@@ -78,8 +78,8 @@ def check_same_run(work_dir: Path, cfg: Config) -> None:
         shown = '; '.join(f'{key} is {there!r} there and {asked!r} now' for key, there, asked in found[:SHOWN])
         more = f' (and {len(found) - SHOWN} more)' if len(found) > SHOWN else ''
         raise WorkDirError(
-            f'{work_dir}: contains {holds} of another configuration: {shown}{more}. Choose another --work-dir, or '
-            'remove that folder'
+            f'{work_dir}: contains {holds} of another configuration: {shown}{more}, says its {dumped.name}. Choose '
+            'another --work-dir, or remove that folder'
         )
 
 

@@ -32,7 +32,7 @@ def read_record(folder: Path) -> dict:
 
 def logged_losses(folder: Path) -> Iterator[tuple[int, float]]:
     """Iteration and loss as a training has logged them; a resumed run may log an iteration again."""
-    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+    for path in filter(Path.is_file, sorted(folder.glob('*/vis_data/scalars.json'))):
         for line in path.read_text('utf-8', 'replace').splitlines():
             try:
                 entry = json.loads(line)
@@ -63,7 +63,8 @@ class RunRecord:
     @property
     def config(self) -> str:
         """The configuration that the run dumped; empty where there is none."""
-        return next((path.read_text('utf-8', 'replace') for path in sorted(self.folder.glob('*.py'))), '')
+        files = filter(Path.is_file, sorted(self.folder.glob('*.py')))
+        return next((path.read_text('utf-8', 'replace') for path in files), '')
 
 
 def read_run(folder: Path) -> RunRecord | None:

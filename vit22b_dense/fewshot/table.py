@@ -197,6 +197,8 @@ def from_csv(path: str | Path) -> list[CellResult]:
     """
     cells = []
     try:
+        if not Path(path).is_file():
+            raise ValueError('no regular file')
         with open(path, newline='', encoding='utf-8') as file:
             for line in csv.DictReader(file):
                 if absent := REQUIRED - line.keys():

@@ -231,6 +231,8 @@ class SegmentReader:
         pose = _range_image(self._row('lidar_pose', key, 'no lidar'), 1, 6) if laser == TOP else None
         if laser == TOP and pose is None:
             raise FrameError('no lidar', f'lidar_pose is null in row {key}')
+        if 1 in self.settings.returns and _range_image(ranges, 1, 4) is None:  # the second may be null
+            raise FrameError('no lidar', f'lidar holds a null first return in row {key}')
         found = {n: image for n in self.settings.returns if (image := _range_image(ranges, n, 4)) is not None}
         seen = {n: image for n in found if (image := _range_image(where, n, 6)) is not None}
         return LaserScan(found, seen, pose)

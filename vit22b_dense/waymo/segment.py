@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ..datasets.waymo_index import INDEX, VERSION
 from ..files import written_whole
@@ -34,11 +35,12 @@ def check_jpeg(jpeg: bytes, calibration: CameraCalibration) -> None:
     """
     # Some decoders fill a truncated file up with grey, hence the end marker.
     whole = jpeg[:2] == b'\xff\xd8' and jpeg.rstrip(b'\0').endswith(b'\xff\xd9')
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if whole else None
+    # An eighth of the size is decoded from all of the data, in half the time.
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8) if whole else None
     if image is None:
         raise FrameError('bad image', f'{len(jpeg)} bytes that do not decode as a JPEG')
-    if image.shape[:2] != (calibration.height, calibration.width):
-        size, wanted = image.shape[1::-1], (calibration.width, calibration.height)
+    size, wanted = Image.open(io.BytesIO(jpeg)).size, (calibration.width, calibration.height)
+    if size != wanted:
         raise FrameError('bad image', f'it is {size}, its calibration says {wanted} (width, height)')
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..datasets.waymo_index import CAMERAS
 from ..errors import UserError
 
-CAMERAS: dict[str, int] = {'FRONT': 1, 'FRONT_LEFT': 2, 'FRONT_RIGHT': 3, 'SIDE_LEFT': 4, 'SIDE_RIGHT': 5}
 LASERS: dict[str, int] = {'TOP': 1, 'FRONT': 2, 'SIDE_LEFT': 3, 'SIDE_RIGHT': 4, 'REAR': 5}
 SPLITS = ('training', 'validation')
 CAMERA_NAMES: dict[int, str] = {number: name for name, number in CAMERAS.items()}
