@@ -63,11 +63,14 @@ def predicted(model, images, original):
 def test_the_labels_are_mmsegs(head, test_cfg, original, monkeypatch):
     monkeypatch.setitem(STRIP_NUMBERS, 'cpu', 150 * original[1] * 7)  # strips of seven rows
     ours, theirs = (build(kind, head, **test_cfg) for kind in ('DenseSegmentor', 'EncoderDecoder'))
+    aligned = head == 'UPerHead'
+    for model in (ours, theirs):
+        model.align_corners = model.decode_head.align_corners = aligned
     images = torch.randn(2, 3, 100, 130)
     found, expected = (predicted(model, images, original) for model in (ours, theirs))
     assert found.shape == expected.shape == (2, *original)
     assert len(expected.unique()) > 20
-    assert (found == expected).float().mean() > 0.99999
+    assert (found == expected).sum() >= 0.99999 * found.numel() - aligned  # rounding decides where classes are equal
 
 
 def test_logits_come_when_they_are_asked_for():

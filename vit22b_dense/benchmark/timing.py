@@ -4,9 +4,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
+
+from .memory import PeakMemory
 
 SHORTEST = 0.02  # seconds: shorter cases run several times a round
 PRODUCT_SIDE = {'cpu': 2048, 'cuda': 8192}  # of the square matrices whose product is the ceiling
@@ -39,7 +40,7 @@ class Row:
         speed: how many times as fast as the group's first case, median of the rounds' own ratios.
         speed_low, speed_high: lowest and highest.
         ceiling: share of the speed of a large matrix product in the same rounds, median.
-        peak_bytes: memory that a run takes at most beyond what it begins with; None where that is not known.
+        peak_bytes: memory that the tensors of a run take at most, beyond those it begins with; None if not known.
     """
 
     section: str
@@ -78,7 +79,8 @@ def measure(group: Group, rounds: int, device: torch.device) -> list[Row]:
     repeats, peaks, times = {}, {}, {name: [] for name in cases}
     for name, run in cases.items():
         run()  # warm
-        peaks[name] = _peak(run, device)
+        # Compiled code takes memory behind PyTorch's operations.
+        peaks[name] = None if device.type == 'cpu' and name.endswith('compiled') else _peak(run, device)
         repeats[name] = max(1, round(SHORTEST / _seconds(run, 1, device)))
     for i in range(rounds):
         names = list(cases)
@@ -113,24 +115,15 @@ def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> f
     return (time.perf_counter() - start) / repeats
 
 
-def _peak(run: Callable[[], object], device: torch.device) -> int | None:
+def _peak(run: Callable[[], object], device: torch.device) -> int:
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    try:  # Linux: resident memory now, and at its highest since the reset
-        Path('/proc/self/clear_refs').write_text('5')
-        before = _status('VmRSS')
+    with PeakMemory() as memory:
         run()
-        return max(_status('VmHWM') - before, 0)
-    except (OSError, StopIteration):
-        return None
-
-
-def _status(name: str) -> int:
-    lines = Path('/proc/self/status').read_text(encoding='utf-8').splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    return memory.peak
 
 
 def shown(rows: Sequence[Row]) -> list[list[str]]:
