@@ -21,7 +21,8 @@ from vit22b_dense.engine.run import build_test, build_training
 
 CONFIGS = REPO / 'configs'
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, mlp_dims=64)
-STILL = 'Resize RandomResize RandomCrop RandomFlip PhotoMetricDistortion DepthRandomCrop DepthRandomFlip'.split()
+CROPS = ('RandomCrop', 'DepthRandomCrop')
+STILL = ('Resize', 'RandomResize', 'RandomFlip', 'DepthRandomFlip', 'PhotoMetricDistortion', *CROPS)
 
 
 def config(leaf, data, features, regime='cached', weights=None, still=False, **overrides):
