@@ -21,7 +21,8 @@ from vit22b_dense.engine.run import build_test, build_training
 
 CONFIGS = REPO / 'configs'
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, mlp_dims=64)
-STILL = ('RandomResize', 'RandomCrop', 'RandomFlip', 'PhotoMetricDistortion', 'DepthRandomCrop', 'DepthRandomFlip')
+CROPS = ('RandomCrop', 'DepthRandomCrop')
+STILL = ('Resize', 'RandomResize', 'RandomFlip', 'DepthRandomFlip', 'PhotoMetricDistortion', *CROPS)
 
 
 def config(leaf, data, features, regime='cached', weights=None, still=False, **overrides):
@@ -33,8 +34,9 @@ def config(leaf, data, features, regime='cached', weights=None, still=False, **o
     cfg.merge_from_dict({
         'model.backbone.arch': dict(_delete_=True, **ARCH), 'model.backbone.img_size': 56,
         'model.decode_head.in_channels': 32, 'model.data_preprocessor.size': (70, 84),
-        'train_cfg.max_iters': 4, 'train_dataloader.batch_size': 2, 'launcher': 'none', **overrides,
+        'train_cfg.max_iters': 4, 'train_dataloader.batch_size': 2, 'launcher': 'none',
     })  # fmt: skip
+    cfg.merge_from_dict(overrides)
     for name in ('train', 'test'):
         cfg[f'{name}_dataloader'].update(num_workers=0, persistent_workers=False)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -43,7 +45,8 @@ def config(leaf, data, features, regime='cached', weights=None, still=False, **o
         if 'Crop' in step['type']:
             step['crop_size'] = (70, 84)
     if still:
-        whole.pipeline = [step for step in whole.pipeline if step['type'] not in STILL]
+        for dataset in (whole, cfg.test_dataloader.dataset):
+            dataset.pipeline = [step for step in dataset.pipeline if step['type'] not in STILL]
     return cfg
 
 
@@ -71,15 +74,19 @@ def decoder(path):
 
 
 CELLS = {
-    'demo/linear.py': dict(mode='slide', crop_size=(42, 56), stride=(28, 28)),
-    'kitti/linear.py': dict(mode='whole_flip'),
-}
+    'ade20k/upernet.py': {
+        'model.test_cfg': dict(_delete_=True, mode='slide', crop_size=(42, 56), stride=(28, 28)),
+        'model.backbone.arch.num_layers': 4, 'model.backbone.out_indices': (0, 1, 2, 3), 'model.neck.in_channels': 32,
+        'model.neck.out_channels': 64, 'model.decode_head.in_channels': [64] * 4, 'model.decode_head.channels': 64,
+    },
+    'kitti/linear.py': {'model.test_cfg': dict(_delete_=True, mode='whole_flip')},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('leaf', CELLS)
 def test_trained_and_tested_from_features_equals_live(leaf, data, tmp_path):
     """On the same draws. The cached run is begun as mmseg's own train.py begins it."""
-    overrides = {'model.test_cfg': dict(_delete_=True, **CELLS[leaf]), 'model.data_preprocessor.size': (70, 126)}
+    overrides = {**CELLS[leaf], 'model.data_preprocessor.size': (70, 126)}
     root, scores = make_kitti(tmp_path / 'kitti') if 'kitti' in leaf else data, {}
     for regime in ('frozen', 'cached'):
         cfg = config(leaf, root, tmp_path / 'features', regime, still=True, **overrides)

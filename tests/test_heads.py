@@ -6,6 +6,7 @@ from mmseg.structures import SegDataSample
 from torch.nn import functional as F
 
 from vit22b_dense import LinearHead, TokenPyramid
+from vit22b_dense.models.decoders import upsampled
 
 
 def test_linear_head_is_one_product_upsampled_with_cross_entropy():
@@ -27,6 +28,52 @@ def test_linear_head_is_one_product_upsampled_with_cross_entropy():
     expected = F.cross_entropy(full, label[:, 0], ignore_index=255, reduction='sum') / label.numel()
     torch.testing.assert_close(losses['loss_ce'], expected)
     torch.testing.assert_close(head.predict(maps, [dict(img_shape=(42, 56))], None), full)
+
+
+def test_loss_at_tokens_is_the_cross_entropy_with_shares_of_the_classes():
+    torch.manual_seed(0)
+    head = LinearHead(in_channels=8, num_classes=5, loss_at='tokens')
+    maps, label = (torch.randn(2, 8, 3, 4),), torch.randint(0, 5, (2, 1, 42, 56))
+    label[:, :, :7] = 255
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in label]
+    # each pixel with the logits of the token it lies in
+    nearest = F.interpolate(head(maps), size=(42, 56), mode='nearest')
+    expected = F.cross_entropy(nearest, label[:, 0], ignore_index=255, reduction='sum') / label.numel()
+    losses = head.loss(maps, samples, None)
+    torch.testing.assert_close(losses['loss_ce'], expected)
+    losses['loss_ce'].backward()
+    assert head.conv_seg.weight.grad.abs().sum() > 0
+
+
+def test_loss_in_strips_has_the_gradient_of_the_whole(monkeypatch):
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 7, 5, 6, requires_grad=True), torch.randint(0, 7, (2, 33, 47))
+    label[torch.rand(label.shape) < 0.2] = 255
+    full = F.interpolate(logits, size=(33, 47), mode='bilinear', align_corners=False)
+    expected = F.cross_entropy(full, label, ignore_index=255, reduction='sum')
+    monkeypatch.setitem(upsampled.STRIP_NUMBERS, 'cpu', 7 * 47 * 4)  # four rows
+    loss, correct = upsampled.upsampled_cross_entropy(logits, label)
+    torch.testing.assert_close(loss, expected)
+    assert correct == (full.argmax(1) == label).sum()
+    gradients = [torch.autograd.grad(one, logits)[0] for one in (loss, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_other_losses_are_mmsegs():
+    head = LinearHead(in_channels=8, num_classes=5, loss_decode=dict(type='CrossEntropyLoss', class_weight=[1.0] * 5))
+    maps, label = (torch.randn(2, 8, 3, 4),), torch.randint(0, 5, (2, 1, 42, 56))
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in label]
+    expected = super(LinearHead, head).loss_by_feat(head(maps), samples)
+    assert head.loss(maps, samples, None) == expected
+    with pytest.raises(ValueError, match="loss_at='tokens'"):
+        LinearHead(8, 5, loss_at='tokens', loss_decode=dict(type='CrossEntropyLoss', class_weight=[1.0] * 5))
+
+
+def test_a_norm_in_front_of_the_convolution():
+    head = LinearHead(in_channels=8, num_classes=5, norm_cfg=dict(type='BN')).train()
+    maps = torch.randn(2, 8, 3, 4) * 7 + 3
+    normed = (maps - maps.mean((0, 2, 3), keepdim=True)) / maps.std((0, 2, 3), keepdim=True, correction=0)
+    torch.testing.assert_close(head((maps,)), head.conv_seg(normed), atol=1e-5, rtol=1e-4)
 
 
 def test_two_classes_keep_two_outputs():

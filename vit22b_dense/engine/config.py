@@ -172,7 +172,13 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
     for key in set(cfg) & INGREDIENTS:
         cfg.pop(key)
     check_numbers(cfg)
-    return cfg
+    return without_formatting(cfg)
+
+
+def without_formatting(cfg: Config) -> Config:
+    """The same config, whose text mmengine leaves to itself: for long paths yapf takes seconds, five times a run."""
+    parts = dict(cfg_text=cfg.text, filename=cfg.filename, env_variables=cfg.env_variables)
+    return Config(cfg._cfg_dict, **parts, format_python_code=False)
 
 
 def read_config(path: str | Path) -> Config:

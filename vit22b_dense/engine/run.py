@@ -211,7 +211,8 @@ def build_test(cfg: Config, checkpoint: str) -> Runner:
     if not Path(checkpoint).exists():
         raise CheckpointError(f'{checkpoint}: no such checkpoint')
     config = Path(cfg.filename)
-    cfg = Config(cfg._cfg_dict.to_dict(), cfg_text=cfg.text, filename=str(config.with_name(f'{config.stem}_test.py')))
+    name = str(config.with_name(f'{config.stem}_test.py'))
+    cfg = Config(cfg._cfg_dict.to_dict(), cfg_text=cfg.text, filename=name, format_python_code=False)
     cfg.load_from, cfg.resume = checkpoint, False
     return _build(cfg)
 

@@ -1,11 +1,12 @@
 """The linear segmentation head."""
 
 import torch
+from mmcv.cnn import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from .upsampled import token_cross_entropy, upsampled_cross_entropy
 
@@ -27,6 +28,8 @@ class LinearHead(BaseDecodeHead):
         init_cfg: initialisation of the convolution.
         loss_at: ``'pixels'``, or ``'tokens'`` for the cross entropy of each token with the share of each class among
             its pixels: faster, and with plain cross entropy only.
+        norm_cfg: a norm in front of the convolution, such as ``dict(type='BN')`` as in DINOv2's linear evaluation
+            (arXiv 2304.07193); None for none.
 
     Raises:
         ValueError: an unknown ``loss_at``, or ``'tokens'`` with another loss.
@@ -44,6 +47,7 @@ class LinearHead(BaseDecodeHead):
         ignore_index: int = 255,
         init_cfg: dict | list[dict] | None = dict(type='Normal', std=0.01, override=dict(name='conv_seg')),
         loss_at: str = 'pixels',
+        norm_cfg: dict | None = None,
     ) -> None:
         super().__init__(
             in_channels,
@@ -57,6 +61,7 @@ class LinearHead(BaseDecodeHead):
             ignore_index=ignore_index,
             init_cfg=init_cfg,
         )
+        self.norm = build_norm_layer(norm_cfg, in_channels)[1] if norm_cfg else nn.Identity()
         self.loss_at = loss_at
         self.plain_loss = is_plain(self.loss_decode)
         if loss_at not in ('pixels', 'tokens') or (loss_at == 'tokens' and not self.plain_loss):
@@ -64,7 +69,7 @@ class LinearHead(BaseDecodeHead):
 
     def forward(self, inputs: tuple[Tensor, ...]) -> torch.Tensor:
         """Maps ``(B, D, h, w)`` to logits ``(B, K, h, w)`` at the resolution of the tokens."""
-        return self.cls_seg(self._transform_inputs(inputs))
+        return self.cls_seg(self.norm(self._transform_inputs(inputs)))
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list[SegDataSample]) -> dict:
         """mmseg's losses and, at the resolution of pixels, ``acc_seg``.
