@@ -5,11 +5,11 @@ from .errors import CheckpointError
 from .fitting import check_fit, fitting_part, load_into_meta, load_weights
 from .layouts import LAYOUTS
 from .reading import LazyWeights, open_weights, read_checkpoint, read_pretrained, state_dict_of
-from .reference import Reference, fingerprint
+from .reference import Reference
 from .writing import write_weights
 
 __all__ = [
     'LAYOUTS', 'SAME', 'CheckpointError', 'LazyWeights', 'Reference', 'check_fit', 'convert_checkpoint',
-    'fingerprint', 'fitting_part', 'load_into_meta', 'load_weights', 'open_weights', 'read_checkpoint',
-    'read_pretrained', 'state_dict_of', 'write_weights',
+    'fitting_part', 'load_into_meta', 'load_weights', 'open_weights', 'read_checkpoint', 'read_pretrained',
+    'state_dict_of', 'write_weights',
 ]  # fmt: skip

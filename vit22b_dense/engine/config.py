@@ -12,7 +12,8 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 
-from ..checkpoint import CheckpointError, fingerprint
+from ..checkpoint import CheckpointError
+from ..checkpoint.reference import fingerprint
 from ..errors import UserError
 
 # Axis: environment variable that the configs read, help. Some have their values as files in a folder of `_base_`.
