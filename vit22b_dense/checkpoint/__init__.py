@@ -5,7 +5,7 @@ from .errors import CheckpointError
 from .fitting import check_finite, check_fit, fitting_part, load_into_meta, load_weights
 from .layouts import LAYOUTS
 from .reading import LazyWeights, open_weights, read_checkpoint, read_pretrained, state_dict_of
-from .reference import Reference, fingerprint
+from .reference import Reference
 from .writing import write_weights
 
 __all__ = [

@@ -15,7 +15,8 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 
-from ..checkpoint import CheckpointError, fingerprint
+from ..checkpoint import CheckpointError
+from ..checkpoint.reference import fingerprint
 from ..errors import UserError
 from ..files import naming
 
