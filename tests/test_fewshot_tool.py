@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import DATASETS
 
+from vit22b_dense.engine.config import weights_name
 from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.run import build_training
 from vit22b_dense.engine.work_dir import differences
@@ -70,17 +71,18 @@ def finished(tmp_path_factory, data_root, call, run_tool):
     subprocess.run(['bash', '-c', printed.stdout], capture_output=True, check=True, cwd=REPO)
     call(work_dir, data_root, '--collect')
     files = {name: (work_dir / name).read_bytes() for name in ('table.md', 'table.csv', 'curve.png')}
-    run = call(work_dir, data_root, backbones=('vit22b_tiny=absent.pth',), check=False)
+    broken = data_root / 'broken.pth'
+    broken.write_bytes(b'nothing')
+    run = call(work_dir, data_root, backbones=(f'vit22b_tiny={broken}',), check=False)
     return work_dir, printed, files, run
 
 
-def test_cells_from_features_equal_a_single_run(data_root, tmp_path):
+def test_cells_from_features_equal_a_single_run(data_root, tmp_path, run_tool):
     """Two at a time, in warm processes, from features that were made once for both."""
     work_dir, features = tmp_path / 'table', tmp_path / 'features'
     cached = ['--cached', '--draws', '2', '--jobs', '2', '--features', features, '--fractions', '1/2', '1']
     line = [word for word in command(work_dir, data_root, *cached) if word not in ('--regime', 'scratch')]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=REPO)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    done = run_tool(*line)
     assert '14 sets of features in bf16' in done.stdout  # two draws of six images, and two that are tested
     assert '2 of 2 cells finished' in done.stdout
     folder = work_dir / 'vit22b_tiny_random'
@@ -134,20 +136,21 @@ def test_a_cell_is_evaluated_once_and_its_pictures_take_no_further_pass(finished
     assert [example['rank'] for example in record['examples']] == ['best', 'worst']
 
 
-def test_a_failed_cell_is_marked_beside_the_rows_that_were_there(finished):
+def test_a_failed_cell_is_marked_beside_the_rows_that_were_there(finished, data_root):
     work_dir, *_, run = finished
+    name = weights_name(str(data_root / 'broken.pth'))
     assert run.returncode == 1
     assert 'Traceback' not in run.stderr
     failed = next(line for line in run.stdout.splitlines() if 'FAILED' in line)
-    assert 'vit22b_tiny (absent.pth) 1/2 seed 0: FAILED, tools/train.py ended with status 1: error: ' in failed
-    assert 'absent.pth' in failed
+    assert f'vit22b_tiny ({name}) 1/2 seed 0: FAILED, tools/train.py ended with status 1: error: ' in failed
+    assert 'broken.pth' in failed
     assert '0 of 1 cells finished' in run.stdout
-    assert 'vit22b_tiny (absent.pth), failed: 1/2 seed 0' in run.stdout
-    assert (work_dir / 'vit22b_tiny_absent.pth/1_2/seed0/failed.txt').exists()
+    assert f'vit22b_tiny ({name}), failed: 1/2 seed 0' in run.stdout
+    assert (work_dir / f'vit22b_tiny_{name}/1_2/seed0/failed.txt').exists()
     scores = json.loads((work_dir / 'vit22b_tiny_random/1_2/seed0/test/scores.json').read_text())['scores']
     table = (work_dir / 'table.md').read_text()
     assert f'| vit22b_tiny (random weights) | {scores["mIoU"]:.2f} |' in table
-    assert '| vit22b_tiny (absent.pth) | failed |' in table
+    assert f'| vit22b_tiny ({name}) | failed |' in table
 
 
 def test_after_a_failed_cell_the_next_is_begun(data_root, tmp_path, monkeypatch, capsys):

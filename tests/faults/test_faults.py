@@ -21,7 +21,8 @@ WORST = {
     'predict:run/iter_4.pth:bad_cfg', 'predict:ade/images/validation/01.jpg:fifo', 'predict:disk full at 100',
     'predict:--out-dir seg.py', 'convert:w.safetensors:cut', 'convert:disk full at 3000',
     'report:few/table.csv:seed', f'report:few/{world.CELL}/test/scores.json:mIoU_high', 'report:--out /proc/x',
-    f'dry:few/{world.CELL}/subset.txt:other', 'dry:few/table.csv:noise', 'subset:ade/images/training/03.jpg:folder',
+    f'dry:few/{world.CELL}/subset.txt:other', 'dry:few/table.csv:noise',
+    'dry:--backbones vit22b_tiny=absent.pth', 'subset:ade/images/training/03.jpg:folder',
     'subset:disk full at 20', 'subset:--write seg.py/x',
 }  # fmt: skip
 CASES = every_case()

@@ -10,7 +10,6 @@ from .writing import write_weights
 
 __all__ = [
     'LAYOUTS', 'SAME', 'CheckpointError', 'LazyWeights', 'Reference', 'check_finite', 'check_fit',
-    'convert_checkpoint', 'fingerprint', 'fitting_part', 'load_into_meta', 'load_weights', 'open_weights',
-    'read_checkpoint',
+    'convert_checkpoint', 'fitting_part', 'load_into_meta', 'load_weights', 'open_weights', 'read_checkpoint',
     'read_pretrained', 'state_dict_of', 'write_weights',
 ]  # fmt: skip

@@ -102,7 +102,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config_of(args: argparse.Namespace) -> Config:
     """The config that a tool's arguments ask for; see `add_config_arguments` and `load_config`."""
-    return load_config(args.config, axes_of(args), args.cfg_options)
+    cfg = load_config(args.config, axes_of(args), args.cfg_options)
+    check_weights(cfg, args.weights)
+    return cfg
 
 
 def axes_of(args: argparse.Namespace) -> dict[str, str | None]:
@@ -164,8 +166,6 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
             raise ConfigError(
                 f'{path} has no axis {axis!r} (asked for {value!r}): it stands alone; change it with --cfg-options'
             )
-    if 'weights' in chosen:
-        check_weights(cfg, chosen['weights'])
     for key in set(cfg) - RUN_KEYS - INGREDIENTS:
         if difflib.get_close_matches(key, RUN_KEYS, 1, SIMILAR):
             raise ConfigError(f'{path}: {key}: {_unknown(key)}')
@@ -203,10 +203,15 @@ def read_config(path: str | Path) -> Config:
         raise ConfigError(f'{path}: cannot be read as a config ({type(error).__name__}: {error})') from error
 
 
-def check_weights(cfg: Config, weights: str) -> None:
-    """Look for the pretrained weights that were asked for; a model of transformers' may have a hub id instead."""
-    hub = cfg.get('model', {}).get('backbone', {}).get('type') == 'HFBackbone' and HUB_ID.fullmatch(weights)
-    if not Path(weights).expanduser().exists() and not hub:
+def check_weights(cfg: Config, weights: str | None) -> None:
+    """Look for the pretrained weights that were asked for; a model of transformers' may have a hub id instead.
+
+    Raises:
+        ConfigError: they are not there.
+    """
+    if weights is None or Path(weights).expanduser().exists():
+        return
+    if cfg.get('model', {}).get('backbone', {}).get('type') != 'HFBackbone' or not HUB_ID.fullmatch(weights):
         raise ConfigError(f'--weights {weights}: no such file or folder')
 
 

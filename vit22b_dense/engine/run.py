@@ -3,7 +3,11 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,6 +33,28 @@ LAUNCHED = {  # variables that a launcher sets
 RESUMABLE = ('meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers')
 
 
+@contextmanager
+def building(cfg: Config) -> Iterator[None]:
+    """Name the config in what goes wrong while parts of a run are built from it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise ConfigError(
+            f'{cfg.filename}: no run can be built from it ({type(error).__name__}: {error}); --debug shows where'
+        ) from error
+
+
+def _building(method: Callable) -> Callable:
+    @wraps(method)
+    def build(self: Runner, *arguments: Any, **options: Any) -> Any:
+        with building(self.cfg):
+            return method(self, *arguments, **options)
+
+    return build
+
+
 @RUNNERS.register_module()
 class DenseRunner(Runner):
     """mmengine's `Runner`, which also runs several processes without an accelerator and reads checkpoints safely.
@@ -36,6 +62,17 @@ class DenseRunner(Runner):
     A checkpoint is read on the CPU, without running code from it, and copied into the model tensor by tensor. Resuming
     takes the latest checkpoint of the work dir, even if the run was killed before ``last_checkpoint`` was written.
     """
+
+    build_train_loop, build_val_loop, build_test_loop, build_optim_wrapper, build_param_scheduler = map(
+        _building,
+        (
+            Runner.build_train_loop,
+            Runner.build_val_loop,
+            Runner.build_test_loop,
+            Runner.build_optim_wrapper,
+            Runner.build_param_scheduler,
+        ),
+    )
 
     def setup_env(self, env_cfg: dict) -> None:
         """Start the process group with gloo if there is no accelerator; mmengine would call CUDA."""
@@ -220,17 +257,10 @@ def build_test(cfg: Config, checkpoint: str) -> Runner:
 def _build(cfg: Config) -> Runner:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
-    try:
-        with naming(cfg.work_dir):
-            if 'runner_type' in cfg:
-                return RUNNERS.build(cfg)
-            return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(
-            f'{cfg.filename}: no run can be built from it ({type(error).__name__}: {error}); --debug shows where'
-        ) from error
+    with naming(cfg.work_dir), building(cfg):
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
 
 
 def leave(status: int = 0) -> None:

@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from ..datasets.complete import check_complete
-from ..engine.config import check_data, load_config, parse_overrides, weights_name
+from ..engine.config import check_data, check_weights, load_config, parse_overrides, weights_name
 from ..errors import UserError
 from .cells import Cell
 from .published import deviations
@@ -104,6 +104,7 @@ def plan_cells(
         axes |= dict(seed=str(seed), data_root=data_root)
         cfg = load_config(config, axes, parse_overrides(list(options)))
         overrides = [*options, *backbone.random_options(cfg)]
+        check_weights(cfg, backbone.weights)
         cfg.merge_from_dict(parse_overrides(overrides))
         whole = whole or _build_whole(cfg)
         if (fraction, seed) not in subsets:
