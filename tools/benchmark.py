@@ -3,8 +3,10 @@
 
 All cases of a group run in one process, in turn, so that whatever else the machine does hits all alike. A table has
 medians with lowest and highest; speeds are ratios within a round to the group's first case. "of ceiling" is the share
-of the speed of a large matrix product on the same device in the same rounds. On a machine that does other work, trust
-the ratios rather than the milliseconds.
+of the speed of a large matrix product on the same device in the same rounds.
+
+On a machine that does other work, set OMP_NUM_THREADS=1: with one thread, processor time is measured, which other
+processes do not prolong. Otherwise trust the ratios rather than the milliseconds.
 """
 
 import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to import)

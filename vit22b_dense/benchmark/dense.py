@@ -25,21 +25,28 @@ def backbone_groups(sizes: list[str], pixels: int, device: torch.device) -> Iter
         arch = ARCHS[size]
         vit = dict(type='ViT22B', arch=size)
         configs = {
-            "mmseg's VisionTransformer": dict(
-                type='VisionTransformer', img_size=pixels, patch_size=14, embed_dims=arch['embed_dims'],
-                num_layers=arch['num_layers'], num_heads=arch['num_heads'],
-                mlp_ratio=arch['mlp_dims'] // arch['embed_dims'], final_norm=True,
-            ),
             'ViT22B': vit,
             'ViT22B, frozen': dict(vit, frozen=True),
             'ViT22B, frozen, bfloat16': dict(vit, frozen=True, dtype='bfloat16'),
             'PlainViT': dict(type='PlainViT', arch=arch),
         }  # fmt: skip
-        models = {name: MODELS.build(cfg).to(device) for name, cfg in configs.items()}
-        for model in models.values():
-            model.eval()
+        models = {"mmseg's VisionTransformer": mmseg_vit(size, pixels).to(device)}
+        models |= {name: MODELS.build(cfg).to(device).eval() for name, cfg in configs.items()}
         cases = {name: _no_grad(lambda model=model: model(image)) for name, model in models.items()}
         yield Group('backbone', f'{size}, {pixels} px', cases)
+
+
+def mmseg_vit(size: str, pixels: int) -> nn.Module:
+    """mmseg's VisionTransformer of a preset's size."""
+    arch = ARCHS[size]
+    cfg = dict(
+        type='VisionTransformer', img_size=pixels, patch_size=14, embed_dims=arch['embed_dims'],
+        num_layers=arch['num_layers'], num_heads=arch['num_heads'], mlp_ratio=arch['mlp_dims'] // arch['embed_dims'],
+        final_norm=True,
+    )  # fmt: skip
+    model = MODELS.build(cfg)
+    model.eval()  # which returns nothing
+    return model
 
 
 def model_of(decoder: str, size: str, classes: int, test_cfg: dict, kind: str = 'DenseSegmentor') -> nn.Module:
@@ -96,9 +103,13 @@ def windows_groups(sizes: list[str], pixels: int, device: torch.device) -> Itera
     slide = dict(mode='slide', crop_size=(pixels, pixels), stride=(pixels * 23 // 36,) * 2)
     for size in sizes:
         models = {
-            name: model_of('linear', size, 19, slide, kind).to(device)
-            for name, kind in (("mmseg's", 'EncoderDecoder'), ('ours', 'DenseSegmentor'))
+            "mmseg's": model_of('linear', size, 19, slide, 'EncoderDecoder'),
+            'ours': model_of('linear', size, 19, slide),
+            "mmseg's with its VisionTransformer": model_of('linear', size, 19, slide, 'EncoderDecoder'),
         }
+        models["mmseg's with its VisionTransformer"].backbone = mmseg_vit(size, pixels)
+        for model in models.values():
+            model.to(device)
         cases = {name: predicted(model, image, tuple(image.shape[2:])) for name, model in models.items()}
         yield Group('windows', f'{size}, {image.shape[3]}x{image.shape[2]}, 19 classes', cases)
 
@@ -128,8 +139,9 @@ def evaluation_groups(pixels: int, device: torch.device) -> Iterator[Group]:
     data = dict(zip(('pred_sem_seg', 'gt_sem_seg'), (dict(data=one[None]) for one in labels), strict=True))
     data.update(img_path='', ori_shape=original, img_shape=size)
     metrics = {}
-    for kind in ('IoUMetric', 'ImageIoUMetric'):
+    for kind in ('IoUMetric', 'ImageIoUMetric', 'GridIoUMetric'):
         metric = METRICS.build(dict(type=kind))
+        metric.patch_size = 14  # of the last
         metric.dataset_meta = dict(classes=[str(i) for i in range(CLASSES)])
         metrics[kind] = lambda metric=metric: (metric.process({}, [data]), metric.results.clear())
     yield Group('metrics', f'688x512, {CLASSES} classes', metrics)

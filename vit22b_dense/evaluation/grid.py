@@ -33,15 +33,16 @@ def through_grid(label: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         ``(H, W)`` int64, the class with the largest share at each pixel.
     """
-    known = label != IGNORED
-    classes = torch.bincount(label[known]).nonzero()[:, 0]
+    values = IGNORED + 1
+    count = torch.bincount(
+        (_cells(label.shape, grid) * values + label).flatten(), minlength=grid[0] * grid[1] * values
+    )
+    count = count.view(1, *grid, values)
+    count[..., IGNORED] = 0
+    classes = count.flatten(0, 2).any(0).nonzero()[:, 0]
     if not len(classes):
         return label
-    compact = torch.zeros(int(classes[-1]) + 1, dtype=torch.int64)
-    compact[classes] = torch.arange(len(classes))
-    cells = _cells(label.shape, grid)[known] * len(classes) + compact[label[known]]
-    count = torch.bincount(cells, minlength=grid[0] * grid[1] * len(classes))
-    share = count.view(1, *grid, len(classes)).float()
+    share = count[..., classes].float()
     share /= share.sum(-1, keepdim=True).clamp(min=1)
     sides = (Side(side, side) for side in label.shape)
     return classes[labels_of([Mosaic(*sides, lambda row: share)])]
@@ -110,10 +111,9 @@ class GridIoUMetric(BaseMetric):
         size = len(self.dataset_meta['classes'])
         for sample in data_samples if self.patch_size else ():
             label = sample['gt_sem_seg']['data'].squeeze(0).cpu().long()
-            pooled, known = through_grid(label, grid_of(sample, self.patch_size)), label != IGNORED
-            pooled, label = pooled[known], label[known]
-            same = pooled[pooled == label]
-            self.results.append([torch.bincount(some, minlength=size).numpy() for some in (same, label, pooled)])
+            pooled = through_grid(label, grid_of(sample, self.patch_size))
+            pairs = torch.bincount((label * size + pooled)[label != IGNORED], minlength=size**2).view(size, size)
+            self.results.append([some.numpy() for some in (pairs.diagonal(), pairs.sum(1), pairs.sum(0))])
 
     def evaluate(self, size: int) -> dict[str, float]:
         """The scores; without a patch size none."""
