@@ -173,13 +173,9 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
     for key in set(cfg) & INGREDIENTS:
         cfg.pop(key)
     check_numbers(cfg)
-    return without_formatting(cfg)
-
-
-def without_formatting(cfg: Config) -> Config:
-    """The same config, whose text mmengine leaves to itself: for long paths yapf takes seconds, five times a run."""
-    parts = dict(cfg_text=cfg.text, filename=cfg.filename, env_variables=cfg.env_variables)
-    return Config(cfg._cfg_dict, **parts, format_python_code=False)
+    # Its text as mmengine makes it, readable enough: for long paths yapf takes seconds, five times a run.
+    object.__setattr__(cfg, '_format_python_code', False)
+    return cfg
 
 
 def read_config(path: str | Path) -> Config:
