@@ -248,7 +248,10 @@ def test_an_unwritable_work_dir(data_root, tmp_path, call):
         ),
         (dict(backbones=['vit23b']), "unknown backbone 'vit23b'"),
         (dict(backbones=['vit22b_tiny=']), 'give NAME or NAME=WEIGHTS'),
-        (dict(backbones=['vit22b_tiny=a.pth:random']), 'a file of weights and random weights exclude each other'),
+        (
+            dict(backbones=[f'vit22b_tiny={__file__}:random']),
+            'a file of weights and random weights exclude each other',
+        ),
         (
             dict(options=['train_dataloader.dataset.dataset.unit=drive']),
             "unit='drive': ADE20KDataset does not have it",
