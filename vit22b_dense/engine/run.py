@@ -257,7 +257,7 @@ def build_test(cfg: Config, checkpoint: str) -> Runner:
 def _build(cfg: Config) -> Runner:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
-    with naming(cfg.work_dir), building(cfg):
+    with naming(cfg.get('work_dir') or '.'), building(cfg):
         if 'runner_type' in cfg:
             return RUNNERS.build(cfg)
         return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
