@@ -118,6 +118,11 @@ def test_compiling_is_asked_of_the_blocks_and_needs_a_compiler(monkeypatch):
         ViT22B(ARCH, compile_blocks=True)
 
 
+def test_shapes_alone_need_no_weights():
+    with torch.device('meta'):
+        assert frozen()(torch.empty(1, 3, 56, 70))[0].shape == (1, 32, 4, 5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('frozen', [False, True])
 def test_compiled_blocks_give_the_same_maps_and_gradients(frozen):

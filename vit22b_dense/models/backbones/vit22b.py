@@ -102,7 +102,8 @@ class ViT22B(PlainBody):
     def runnable(self, i: int) -> Callable[..., Tensor]:
         """Block ``i``, or where it is frozen its `FoldedBlock`."""
         block = self.blocks[i]
-        if torch.is_grad_enabled() or torch.is_autocast_enabled(block.out_bias.device.type) or not foldable(block):
+        device = block.out_bias.device.type
+        if torch.is_grad_enabled() or not foldable(block) or torch.is_autocast_enabled(device):
             self._folded.pop(i, None)
             return block
         found = self._folded.get(i)
