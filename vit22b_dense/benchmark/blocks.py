@@ -1,5 +1,6 @@
 """Blocks of equal size: forward pass and training step."""
 
+import importlib
 from collections.abc import Callable, Iterator
 
 import torch
@@ -58,11 +59,11 @@ def blocks_of(size: str) -> dict[str, nn.Module]:
         config._attn_implementation = 'sdpa'
         found["transformers' Dinov2Layer"] = Block(Dinov2Layer(config))
     try:
-        from timm.models.vision_transformer import ParallelScalingBlock
+        timm = importlib.import_module('timm.models.vision_transformer')
     except ImportError:
         pass
     else:
-        found["timm's ParallelScalingBlock"] = ParallelScalingBlock(width, heads, mlp_dims / width, qk_norm=True)
+        found["timm's ParallelScalingBlock"] = timm.ParallelScalingBlock(width, heads, mlp_dims / width, qk_norm=True)
     return found
 
 
