@@ -152,7 +152,7 @@ def test_a_model_on_meta_costs_its_weights_once(tmp_path):
         assert memory.peak <= total + 64  # the check's own few numbers
         with PeakMemory() as memory:
             load_weights(model, read_pretrained(path), path)  # into a model that has memory: one tensor at a time
-        assert memory.peak <= largest
+        assert memory.peak <= largest + 64
 
 
 def test_what_stays_on_meta_is_named(tmp_path):

@@ -119,7 +119,7 @@ def test_tables_have_it_beside_the_scores():
     assert different.rows[0] == ['class, IoU (%)', 'a', 'b', 'a, token grid', 'b, token grid']
     assert different.rows[1][3:] == ['40.0', '1.4']
     cells = [
-        CellResult(name, '1', 0, 6, 25, 'finished', 'Set', 'ab', '', '', {'mIoU': 20.0, 'grid/mIoU': grid})
+        CellResult(name, '1', 0, 6, 25, 'finished', 'Set', 'ab', '', '', scores={'mIoU': 20.0, 'grid/mIoU': grid})
         for name, grid in (('patch14', 77.4), ('patch16', 75.0))
     ]
     assert 'at the token grid: 77.40.' in seeds_note(cells[:1])

@@ -81,5 +81,5 @@ def test_mixed_precision_trains_validates_and_tests(alone, data_root, tmp_path):
 def test_several_processes_need_torchrun(data_root, tmp_path):
     done = call('train', '--data-root', data_root, '--work-dir', tmp_path, '--launcher', 'slurm', check=False)
     assert done.returncode == 1
-    assert 'without an accelerator, use torchrun' in done.stderr
+    assert '--launcher slurm: it has not started this process' in done.stderr
     assert 'Traceback' not in done.stderr

@@ -123,6 +123,7 @@ def load_weights(
         tensor = read(name)
         check_finite({name: tensor}, source)
         model.get_submodule(owner).load_state_dict({leaf: tensor}, strict=False, assign=name in on_meta)
+        del tensor  # before the next one is read
     return list(state)
 
 

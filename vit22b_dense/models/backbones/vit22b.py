@@ -102,8 +102,7 @@ class ViT22B(PlainBody):
     def runnable(self, i: int) -> Callable[..., Tensor]:
         """Block ``i``, or where it is frozen its `FoldedBlock`."""
         block = self.blocks[i]
-        device = block.out_bias.device.type
-        if torch.is_grad_enabled() or not foldable(block) or torch.is_autocast_enabled(device):
+        if torch.is_grad_enabled() or not foldable(block) or torch.is_autocast_enabled(block.out_bias.device.type):
             self._folded.pop(i, None)
             return block
         found = self._folded.get(i)
