@@ -17,6 +17,7 @@ from vit22b_dense.engine.config import load_config
 from vit22b_dense.engine.features import FeatureError, FeatureMaker
 from vit22b_dense.engine.features.maker import make_features
 from vit22b_dense.engine.features.runner import with_features
+from vit22b_dense.engine.record import data_digest
 from vit22b_dense.engine.run import build_test, build_training
 
 CONFIGS = REPO / 'configs'
@@ -88,6 +89,7 @@ def test_trained_and_tested_from_features_equals_live(leaf, data, tmp_path):
     """On the same draws. The cached run is begun as mmseg's own train.py begins it."""
     overrides = {**CELLS[leaf], 'model.data_preprocessor.size': (70, 126)}
     root, scores = make_kitti(tmp_path / 'kitti') if 'kitti' in leaf else data, {}
+    digests = {}
     for regime in ('frozen', 'cached'):
         cfg = config(leaf, root, tmp_path / 'features', regime, still=True, **overrides)
         cfg.work_dir = str(tmp_path / regime)
@@ -104,7 +106,9 @@ def test_trained_and_tested_from_features_equals_live(leaf, data, tmp_path):
     for regime in ('frozen', 'cached'):
         cfg = config(leaf, root, tmp_path / 'features', regime, still=True, **overrides)
         cfg.work_dir = str(tmp_path / f'{regime}_test')
-        scores[regime] = build_test(cfg, str(tmp_path / 'cached/iter_4.pth')).test()
+        runner = build_test(cfg, str(tmp_path / 'cached/iter_4.pth'))
+        scores[regime], digests[regime] = runner.test(), data_digest(runner.test_dataloader.dataset)
+    assert digests['cached'] == digests['frozen'] is not None
     assert scores['cached'] == pytest.approx(scores['frozen'], rel=1e-3, nan_ok=True)
 
 

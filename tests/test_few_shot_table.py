@@ -1,6 +1,7 @@
 """The few-shot table and curve from scores that are known."""
 
 import statistics
+from dataclasses import replace
 
 import pytest
 from conftest import REPO, SHARED
@@ -28,8 +29,8 @@ def cell(backbone, fraction, seed, scores=None, status='finished', data_set='Bas
         f'{seed:064x}',
         folder,
         'linear.py frozen',
-        deviations,
-        scores or {},
+        deviations=deviations,
+        scores=scores or {},
     )
 
 
@@ -131,6 +132,13 @@ def test_depth_has_its_own_scores_and_nothing_published():
     assert '| good | 0.300 |' in text
     assert "Mean depth everywhere: 0.880. Scores: mean of the images' own scores." in text
     assert 'published' not in text
+
+
+def test_cells_on_different_test_data_are_marked():
+    same = [replace(c, test_data='aa') for c in CELLS if c.scores]
+    assert 'NOT COMPARABLE' not in markdown(same, 'title')
+    other = [replace(same[0], test_data='bb'), *same[1:]]
+    assert 'NOT COMPARABLE: cells were tested on different data (aa, bb in table.csv)' in markdown(other, 'title')
 
 
 def test_csv_there_and_back(tmp_path):

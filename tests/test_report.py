@@ -61,7 +61,7 @@ def page_of(folders, title=None):
     return render([section(folder) for folder in folders], title)
 
 
-def make_run(folder, scores, losses=((1, 2.0), (2, 1.0)), shade=100, metric='mIoU', test='test'):
+def make_run(folder, scores, losses=((1, 2.0), (2, 1.0)), shade=100, metric='mIoU', test='test', data=None):
     """A folder as tools/train.py and tools/test.py leave it."""
     log = folder / '20260101_000000/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
@@ -74,7 +74,7 @@ def make_run(folder, scores, losses=((1, 2.0), (2, 1.0)), shade=100, metric='mIo
         examples.append(dict(rank=rank, image=f'/data/{n}.jpg', metric=metric, score=40.0 - n, picture=f'{rank}.png'))
     record = dict(
         config='linear.py', checkpoint=str(folder / 'iter_2.pth'), scores=scores, examples=examples,
-        versions=dict(python='3.11.7', torch='2.13.0'),
+        versions=dict(python='3.11.7', torch='2.13.0'), data=data,
     )  # fmt: skip
     (folder / test / 'scores.json').write_text(json.dumps(record))
     return folder
@@ -176,6 +176,14 @@ def test_single_runs_in_one_folder(tmp_path):
     assert page.tables[0] == [['run', 'mIoU'], ['one', '21.3'], ['two', '49.82']]
     assert any('three: not tested' in part for part in page.text)
     assert ['road', '50.0', '80.0'] in page.tables[1]
+
+
+def test_runs_on_different_test_data_are_marked(tmp_path):
+    for name, data in (('one', 'aa'), ('two', 'bb')):
+        make_run(tmp_path / f'runs/{name}', {'mIoU': 21.3}, data=data)
+    page = Page(page_of([tmp_path / 'runs'], 'title'))
+    assert page.tables[0] == [['run', 'mIoU', 'data'], ['one', '21.3', 'aa'], ['two', '21.3', 'bb']]
+    assert any('not comparable' in part for part in page.text)
 
 
 def test_segmentation_and_depth_in_one_folder_have_tables_of_their_own(tmp_path):

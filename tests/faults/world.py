@@ -95,7 +95,7 @@ def build(world: Path) -> Path:
     scores = json.loads((few / 'test/scores.json').read_text())['scores']
     protocol = f'{world.name}/seg.py scratch'
     row = CellResult(
-        'vit22b_tiny', '1/2', 0, 3, 4, 'finished', 'ADE20KDataset', digest(subset), CELL, protocol, scores
+        'vit22b_tiny', '1/2', 0, 3, 4, 'finished', 'ADE20KDataset', digest(subset), CELL, protocol, scores=scores
     )
     (world / 'few/table.csv').write_text(to_csv([row]))
     for name in ('test', 'labels', 'shown'):

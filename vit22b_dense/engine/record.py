@@ -1,9 +1,12 @@
 """A test and what it leaves: scores first, then pictures of the best and the worst image."""
 
+import hashlib
 import json
 import os
 import platform
+import time
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import mmengine
@@ -18,6 +21,7 @@ from ..evaluation.image_scores import ImageScores
 from ..files import naming, sweep, write_atomically
 from ..version import __version__
 from .config import ConfigError
+from .features.store import samples_of
 from .hooks import unwrapped
 from .restore import reference_of
 from .run import build_test
@@ -30,6 +34,20 @@ def versions() -> dict[str, str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU ({platform.machine()})'
     found = {name: str(package.__version__) for name, package in packages.items()}
     return dict(python=platform.python_version(), vit22b_dense=__version__, **found, device=device)
+
+
+def data_digest(dataset: Any) -> str | None:
+    """A fingerprint of test data: of the names and file sizes of images and ground truth, wherever they lie.
+
+    Args:
+        dataset: mmengine's, or one of features in its place; None is returned for other kinds.
+    """
+    try:
+        samples = samples_of(getattr(dataset, 'dataset', dataset))
+    except (TypeError, KeyError):  # no list of images
+        return None
+    lines = sorted(f'{sample.name} {sample.data}\n' for sample in samples)
+    return hashlib.sha256(''.join(lines).encode('utf-8', 'surrogateescape')).hexdigest()[:16]
 
 
 def draw_pictures(cfg: Config, folder: str | None, show: bool, wait_time: float) -> None:
@@ -92,6 +110,7 @@ def score_and_record(cfg: Config, checkpoint: str, about: dict, out: str | None 
         for metric in runner.test_evaluator.metrics:
             if isinstance(metric, GridIoUMetric | GridDepthMetric):
                 metric.patch_size = getattr(unwrapped(runner.model).backbone, 'patch_size', None)
+    start = time.time()
     with naming(out or cfg.work_dir):
         scores = runner.test()
     if runner.rank:
@@ -102,6 +121,8 @@ def score_and_record(cfg: Config, checkpoint: str, about: dict, out: str | None 
         checkpoint=str(Path(checkpoint).resolve()),
         backbone=reference and str(reference),
         images=len(runner.test_dataloader.dataset),
+        data=data_digest(runner.test_dataloader.dataset),
+        seconds=round(time.time() - start, 1),
         scores={name: float(value) for name, value in scores.items()},
         examples=[],
         versions=versions(),

@@ -162,8 +162,14 @@ def _score_table(runs: NamedRuns, depth: bool) -> Table:
     rows = [
         [name, *(f'{run.scores[score]:.4g}' if score in run.scores else '–' for score in shown)] for name, run in runs
     ]
+    head = ['run', *shown]
     averages = {custom_average(run.scores): None for _, run in runs} if depth else ()
-    return Table('Scores', [['run', *shown], *rows], note=', or '.join(AVERAGE_TEXT[a] for a in averages))
+    notes = [', or '.join(AVERAGE_TEXT[a] for a in averages)] if averages else []
+    data = [run.record.get('data') for _, run in runs]
+    if len({digest for digest in data if digest}) > 1:
+        head, rows = [*head, 'data'], [[*row, digest or '–'] for row, digest in zip(rows, data, strict=True)]
+        notes.append('not comparable: runs with another fingerprint of the data were tested on other images or labels')
+    return Table('Scores', [head, *rows], note='; '.join(notes))
 
 
 def runs_section(folder: Path) -> Section:

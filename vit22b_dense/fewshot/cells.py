@@ -74,7 +74,7 @@ class Cell:
 
 def _now(entry: CellResult, work_dir: Path) -> CellResult:
     if record := read_record(work_dir / TEST):
-        return replace(entry, status='finished', scores=record['scores'])
+        return replace(entry, status='finished', test_data=record.get('data') or '', scores=record['scores'])
     begun = 'unfinished' if any(work_dir.glob('*.py')) else 'not run'
     return replace(entry, status='failed' if (work_dir / FAILURE).exists() else begun, scores={})
 

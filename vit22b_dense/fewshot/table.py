@@ -39,12 +39,13 @@ class CellResult:
     subset_digest: str  # fingerprint of the training images, see `subset.digest`
     folder: str  # of its run, relative to the table's
     protocol: str  # what all cells of a table have in common: config, regime, overrides
+    test_data: str = ''  # fingerprint of the test images and labels, see `data_digest`
     deviations: str = ''  # what differs from the published protocol, separated by semicolons; see `published`
     scores: dict[str, float] = field(default_factory=dict)  # all of the test; empty where there are none
 
 
 FIXED = {column.name: column.type for column in fields(CellResult) if column.name != 'scores'}  # of every table.csv
-REQUIRED = FIXED.keys() - {'deviations'}  # which tables of before do not have
+REQUIRED = FIXED.keys() - {'deviations', 'test_data'}  # which tables of before do not have
 
 
 def main_scores(cells: Sequence[CellResult]) -> dict[str, tuple[str, str]]:
@@ -141,6 +142,8 @@ def seeds_note(cells: Sequence[CellResult]) -> str:
     constant, title = CONSTANT[main]
     if values := values_of(cells, constant):
         text += f'. {title} everywhere: {shown(values[:1], constant)}'
+    if len(data := {cell.test_data for cell in cells if cell.test_data}) > 1:
+        text += f'. NOT COMPARABLE: cells were tested on different data ({", ".join(sorted(data))} in table.csv)'
     if averages := {AVERAGE_TEXT[custom_average(cell.scores)] for cell in cells if 'abs_rel' in cell.scores}:
         text += f'. Scores: {", or ".join(sorted(averages))}'
     grids: dict[str, list[str]] = {}  # by score, the backbones: their patches may differ
