@@ -114,9 +114,10 @@ class DenseRunner(Runner):
             found = find_checkpoint(self.work_dir)
             told = Path(self.work_dir, 'last_checkpoint')
             if found is None and told.exists():
+                named = told.read_text('utf-8', 'replace').strip()[:200]
                 raise CheckpointError(
-                    f'{told}: names a checkpoint that is not there any more; put it back, or remove {told.name} to '
-                    'start from the beginning'
+                    f'{told}: the checkpoint that it names, {named}, is not there any more; put it back, or remove '
+                    f'{told.name} to start from the beginning'
                 )
             if found is None:
                 self.logger.info(f'{self.work_dir}: nothing to resume there, training starts from the beginning')
