@@ -12,6 +12,7 @@ from cases import every_case
 from judging import judge
 from running import run
 
+SEGMENT = '1000000000000000001_0_000_20_000'
 WORST = {
     'train:config:model = dict(', 'train:config:_base_ = ["absent.py"]', 'train:config:_base_ = ["seg.py"]',
     'train:--cfg-options train_cfg.max_iters=0', 'train:--cfg-options a', 'train:--work-dir seg.py/run',
@@ -23,7 +24,13 @@ WORST = {
     'report:few/table.csv:seed', f'report:few/{world.CELL}/test/scores.json:mIoU_high', 'report:--out /proc/x',
     f'dry:few/{world.CELL}/subset.txt:other', 'dry:few/table.csv:noise',
     'dry:--backbones vit22b_tiny=absent.pth', 'subset:ade/images/training/03.jpg:folder',
-    'subset:disk full at 20', 'subset:--write seg.py/x',
+    'subset:disk full at 20', 'subset:--write seg.py/x', 'test:ade/images/validation/01.jpg:broken_link',
+    'test:run/iter_4.pth:weights_nan', 'test:disk full at 500',
+    f'test_depth:prepared/validation/{SEGMENT}/1500000000000000_1.npz:depth_nan',
+    f'prepare:source/training/lidar_calibration/{SEGMENT}.parquet:nan',
+    f'prepare:source/training/vehicle_pose/{SEGMENT}.parquet:huge',
+    f'prepare:source/training/lidar/{SEGMENT}.parquet:text',
+    f'prepare:source/training/camera_image/{SEGMENT}.parquet:cut',
 }  # fmt: skip
 CASES = every_case()
 
