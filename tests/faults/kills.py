@@ -3,7 +3,9 @@
 import os
 import random
 import signal
+import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from running import Outcome, Tool, run
 from vit22b_dense.files import LEFT
 
 # What each is started again with: the rest of its work is then done.
-AGAIN = {'train': ['--resume'], 'resume': [], 'prepare': [], 'convert': ['--overwrite'], 'predict': [], 'test': []}
+AGAIN = {'train': ['--resume'], 'resume': [], 'prepare': [], 'convert': ['--overwrite'], 'predict': [], 'test': [],
+         'fewshot': []}  # fmt: skip
 MORE = {'overwrite': ['--overwrite'], 'workers': ['--workers', '2']}  # variants of prepare
 
 
@@ -76,11 +79,20 @@ def killed_and_repeated(
     tool = Tool(command_of(name), place, point)
     if seconds is not None:
         time.sleep(seconds)
-        tool.process.kill()
+        for pid in [tool.process.pid, *children(tool.process.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     first = tool.finish()
     assert point is None or first.status == -signal.SIGKILL, f'{name} never came {point}: {first.said[-2000:]}'
     again = AGAIN['prepare' if name in MORE else name]
     return run([*world.COMMANDS['prepare' if name in MORE else name], *again], place), place / 'out'
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    listed = subprocess.check_output(['ps', '-eo', 'pid,ppid'], text=True).splitlines()[1:]
+    of = [child for child, parent in (map(int, line.split()) for line in listed) if parent == pid]
+    return [found for child in of for found in (child, *children(child))]
 
 
 def leftovers(out: Path) -> list[str]:
@@ -91,5 +103,5 @@ def leftovers(out: Path) -> list[str]:
 def moments(count: int, seed: int = 0) -> list[tuple[str, float]]:
     """Commands with a random share of their time."""
     rng = random.Random(seed)
-    return [(rng.choice(['train', 'prepare', 'overwrite', 'workers', 'convert', 'predict']), rng.random())
-            for _ in range(count)]  # fmt: skip
+    names = ['train', 'prepare', 'overwrite', 'workers', 'convert', 'predict', 'fewshot']
+    return [(rng.choice(names), rng.random()) for _ in range(count)]

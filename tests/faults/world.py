@@ -64,6 +64,7 @@ COMMANDS = {
     'prepare': ['prepare_waymo.py', 'source', 'out/prepared', '--split', 'training'],
     'report': ['report.py', 'few', '--out', 'out/report.html'],
     'dry': ['fewshot.py', 'seg.py', *FEWSHOT, '--dry-run'],
+    'fewshot': ['fewshot.py', 'seg.py', *FEWSHOT[:-1], 'out/few'],
     'subset': ['subset.py', 'seg.py', *AXES, *ADE, '--verify', 'list.txt', '--write', 'out/list.txt'],
 }  # fmt: skip
 
@@ -135,7 +136,8 @@ def result(out: Path) -> dict[str, str | Weights]:
 
 def _counts(path: Path) -> bool:
     logs = any(part.startswith('2') and '_' in part and len(part) == 15 for part in path.parts)
-    return path.is_file() and not logs and path.name not in ('.training', '.testing') and '.lock' not in path.name
+    said = path.name in ('train.txt', 'test.txt', '.training', '.testing')
+    return path.is_file() and not logs and not said and '.lock' not in path.name
 
 
 def _digest(path: Path) -> str | Weights:
