@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,20 +78,25 @@ def killed_and_repeated(
     tool = Tool(command_of(name), place, point)
     if seconds is not None:
         time.sleep(seconds)
-        for pid in [tool.process.pid, *children(tool.process.pid)]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        while pids := working_in(place):  # one may just be starting another
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            tool.process.join(0.1)
     first = tool.finish()
     assert point is None or first.status == -signal.SIGKILL, f'{name} never came {point}: {first.said[-2000:]}'
     again = AGAIN['prepare' if name in MORE else name]
     return run([*world.COMMANDS['prepare' if name in MORE else name], *again], place), place / 'out'
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
-    listed = subprocess.check_output(['ps', '-eo', 'pid,ppid'], text=True).splitlines()[1:]
-    of = [child for child, parent in (map(int, line.split()) for line in listed) if parent == pid]
-    return [found for child in of for found in (child, *children(child))]
+def working_in(place: Path) -> list[int]:
+    """The processes whose working directory is a folder, but for those that are dead and not yet waited for."""
+    found = []
+    for process in Path('/proc').glob('[0-9]*'):
+        with suppress(OSError):
+            if os.readlink(process / 'cwd') == str(place.resolve()):
+                found.append(int(process.name))
+    return found
 
 
 def leftovers(out: Path) -> list[str]:
