@@ -155,7 +155,6 @@ print(peak() - before)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads the peak from /proc')
 def test_twelve_megapixels_of_150_classes_take_under_a_gigabyte():
     done = subprocess.run(

@@ -104,12 +104,13 @@ def labels_of(mosaics: Sequence[Mosaic]) -> Tensor:
     height, width = mosaics[0].size
     numbers = STRIP_NUMBERS.get(mosaics[0].device.type, STRIP_NUMBERS_ELSEWHERE)
     rows = max(1, numbers // (mosaics[0].classes * width))
-    labels = []
+    # In one piece from the start: small results between the strips would keep the freed strips from being used again.
+    labels = torch.empty(height, width, dtype=torch.int64, device=mosaics[0].device)
     for top in range(0, height, rows):
         strips = (mosaic.strip(top, min(top + rows, height)) for mosaic in mosaics)
         strip = next(strips) if len(mosaics) == 1 else sum(strip.softmax(-1) for strip in strips)
-        labels.append(_argmax(strip))
-    return torch.cat(labels)
+        labels[top : top + rows] = _argmax(strip)
+    return labels
 
 
 def _argmax(x: Tensor) -> Tensor:
