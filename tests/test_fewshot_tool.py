@@ -265,6 +265,13 @@ def test_bad_input_is_refused_before_anything_is_written(data_root, tmp_path, ch
     assert not (tmp_path / 'work').exists()
 
 
+def test_features_without_cached_are_refused(data_root, tmp_path, call):
+    done = call(tmp_path / 'work', data_root, '--features', tmp_path / 'features', check=False)
+    assert done.returncode == 1
+    assert f'--features {tmp_path / "features"}: features are read with --cached only' in done.stderr
+    assert not (tmp_path / 'work').exists()
+
+
 def test_a_fraction_of_nothing_is_refused(data_root, tmp_path):
     for folder in ('images/training', 'annotations/training', 'images/validation', 'annotations/validation'):
         (tmp_path / 'empty' / folder).mkdir(parents=True)

@@ -107,8 +107,6 @@ def make_all_features(cells: list[Cell], draws: int, jobs: int) -> None:
     for row in rows.values():
         names = set().union(*(cell.train_names for cell in row))
         make_features(row[0].cfg, draws, names=names, jobs=jobs)
-    # torch reads it as it is loaded, by the processes of the cells
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
 
 
 def terminated(*_: object) -> None:
@@ -120,6 +118,8 @@ def main() -> int:
     args = parse_args()
     if args.cached and args.regime not in (None, 'cached'):
         raise UserError(f'--cached, --regime {args.regime}: choose one; features are of a frozen backbone')
+    if args.features and not args.cached:
+        raise UserError(f'--features {args.features}: features are read with --cached only')
     if args.cached:
         args.regime = 'cached'
         args.cfg_options = [*args.cfg_options, f'features.draws={args.draws}']
@@ -136,7 +136,7 @@ def main() -> int:
         args.regime,
         args.data_root,
         args.cfg_options,
-        args.features if args.cached else None,
+        args.features,
     )
     if args.collect and not work_dir.is_dir():
         raise UserError(f'{work_dir}: no such folder, so there is nothing to collect; name it with --work-dir')
@@ -154,6 +154,8 @@ def main() -> int:
                 signal.signal(ending, terminated)
         if args.cached:
             make_all_features(cells, args.draws, args.jobs)
+        if args.jobs > 1:  # torch reads it as it is loaded, by the processes of the cells
+            os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // args.jobs)))
         Run(cells, lambda: write_table(cells, work_dir, title), args.jobs).all()
     print(f'\n{write_table(cells, work_dir, title)}')
     found = [cell.result() for cell in cells]

@@ -1,8 +1,8 @@
 """Atomic writes of files and folders: under a temporary name, then renamed; and what dead processes left of them.
 
-While something is written to NAME, ``.NAME.PID.part`` is what there is of it, ``.NAME.PID.former`` a folder that it
-replaces, and ``.NAME.PID.owner`` is locked. The system releases the lock when the process dies, however it dies; the
-next one that writes into the folder then removes all three, or puts a former folder back.
+While NAME is being written, its content goes to ``.NAME.PID.part``, a folder that it replaces is kept as
+``.NAME.PID.former``, and ``.NAME.PID.owner`` is locked. The system releases the lock when the process dies, however it
+dies. The next process that writes into the folder then removes all three, or puts the former folder back.
 """
 
 import fcntl

@@ -43,7 +43,8 @@ def _received(sent: DupFd) -> _Descriptor:
 def warm_context() -> BaseContext:
     """A context of `multiprocessing` whose processes have their imports behind them.
 
-    With CUDA they start anew: importing mmengine asks for a device, after which a fork cannot use any.
+    With CUDA, each process imports everything itself: importing mmengine queries the devices, and a process forked
+    after that cannot use them.
     """
     if torch.cuda.is_available():
         return multiprocessing.get_context('spawn')

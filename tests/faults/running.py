@@ -1,6 +1,5 @@
 """Tools in processes of their own, forked from one that has imported the package already: a start takes no time."""
 
-import multiprocessing
 import os
 import runpy
 import sys
@@ -11,10 +10,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from vit22b_dense.warm import warm_context
+
 REPO = Path(__file__).resolve().parents[2]
 LIMIT = 60  # seconds, after which a tool counts as hanging
-_context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(['vit22b_dense', 'vit22b_dense.waymo.prepare', 'vit22b_dense.evaluation.report'])
+_context = warm_context()
 
 
 @dataclass(frozen=True)

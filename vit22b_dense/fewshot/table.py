@@ -215,6 +215,6 @@ def from_csv(path: str | Path) -> list[CellResult]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(
             f'{path}: not a table of tools/fewshot.py, or damaged ({error!r}); its columns are {", ".join(FIXED)} and '
-            'scores. Remove it, and tools/fewshot.py --collect makes it anew'
+            'scores. Remove it and rebuild it with tools/fewshot.py --collect'
         ) from error
     return cells

@@ -63,9 +63,8 @@ class CachedBackbone(BaseModule):
         self.weights_source = dict(kind=self.reference.kind)
         self.levels = self.store.resolve(out_indices)
         if self.reference.kind == 'random':
-            torch.randint(
-                2**62, ()
-            )  # as the backbone draws its seed, so that the decoder begins with the same weights
+            # as the backbone draws its seed, so that the decoder begins with the same weights
+            torch.randint(2**62, ())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Addresses ``(B, 4, H, W)`` to maps ``(B, D, h, w)`` in float32, one for each of ``out_indices``.
@@ -111,8 +110,33 @@ class CachedBackbone(BaseModule):
         raise KeyError(name)
 
 
+class _Cached:
+    """What both data sets are: those of a run, with addresses as images.
+
+    Args:
+        dataset: the data set, or its config.
+        folder: of the features.
+        prefix: of the samples' names there.
+    """
+
+    def __init__(self, dataset: Any, folder: str, prefix: str = '') -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.store, self.samples = FeatureStore.open(folder), samples_of(self.dataset, prefix)
+
+    @property
+    def metainfo(self) -> dict:
+        """Of the data set."""
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        """There is nothing left to load."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
 @DATASETS.register_module()
-class CachedTraining:
+class CachedTraining(_Cached):
     """A training set whose images are addresses and whose labels are those of the stored draws.
 
     In the n-th pass through the data an image is seen in its draw ``n + i mod draws``, ``i`` being its place.
@@ -127,21 +151,10 @@ class CachedTraining:
     """
 
     def __init__(self, dataset: Any, folder: str, draws: int) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.store, self.draws, self.samples = FeatureStore.open(folder), draws, samples_of(self.dataset)
+        super().__init__(dataset, folder)
+        self.draws = draws
         for draw in range(draws):
             self.store.check(f'train{draw}', self.samples)
-
-    @property
-    def metainfo(self) -> dict:
-        """Of the subset."""
-        return self.dataset.metainfo
-
-    def full_init(self) -> None:
-        """There is nothing left to load."""
-
-    def __len__(self) -> int:
-        return len(self.samples)
 
     def __getitem__(self, index: Draw) -> dict:
         place = index.entropy[1] if isinstance(index, Draw) else 0
@@ -154,7 +167,7 @@ class CachedTraining:
 
 
 @DATASETS.register_module()
-class CachedTesting:
+class CachedTesting(_Cached):
     """A test set whose images are addresses; all else is as it was.
 
     Args:
@@ -167,20 +180,8 @@ class CachedTesting:
     """
 
     def __init__(self, dataset: Any, folder: str, prefix: str = '') -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.samples = samples_of(self.dataset, prefix)
-        FeatureStore.open(folder).check('test', self.samples)
-
-    @property
-    def metainfo(self) -> dict:
-        """Of the test set."""
-        return self.dataset.metainfo
-
-    def full_init(self) -> None:
-        """There is nothing left to load."""
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        super().__init__(dataset, folder, prefix)
+        self.store.check('test', self.samples)
 
     def __getitem__(self, index: int) -> dict:
         item = self.dataset[index]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ...strips import resized
+
 # Logits of one strip: on a CPU 1 MB in float32, which stays in a core's cache.
 STRIP_NUMBERS = dict(cpu=2**18, other=2**24)
 
@@ -14,7 +16,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     def forward(ctx: object, logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
         classes, (height, width) = logits.shape[1], labels.shape[1:]
         rows, columns = (
-            interpolation(stored, side) for stored, side in zip(logits.shape[2:], (height, width), strict=True)
+            resized(torch.eye(stored), side) for stored, side in zip(logits.shape[2:], (height, width), strict=True)
         )
         step = max(1, STRIP_NUMBERS.get(logits.device.type, STRIP_NUMBERS['other']) // (classes * width))
         strips = []  # top, the stored rows that it is made of, their weights
@@ -65,12 +67,6 @@ def upsampled_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 
         The sum of the loss over the pixels, and the number of those whose label has the highest logit, int64.
     """
     return _UpsampledCrossEntropy.apply(logits.float(), labels, ignore_index)
-
-
-def interpolation(stored: int, side: int) -> Tensor:
-    """The matrix ``(side, stored)`` of bilinear interpolation of ``stored`` numbers, corners not aligned."""
-    identity = torch.eye(stored)[None]
-    return torch.nn.functional.interpolate(identity, size=side, mode='linear', align_corners=False)[0].T.contiguous()
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
