@@ -22,6 +22,7 @@ from pathlib import Path
 with contextlib.redirect_stdout(sys.stderr):  # mmseg says what it did not find; a dry run's output is for a scheduler
     from vit22b_dense.engine.config import default_work_dir, find_config
     from vit22b_dense.engine.features.maker import make_features
+    from vit22b_dense.engine.rates import add_rate_argument
     from vit22b_dense.errors import ToolParser, UserError, run_tool
     from vit22b_dense.fewshot.cells import TABLE, Cell, results
     from vit22b_dense.fewshot.curve import draw_curve
@@ -64,6 +65,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--features', type=Path, metavar='DIR', help='with --cached: folder of the features')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='cells at a time (default: 1)')
+    add_rate_argument(parser)
     parser.add_argument('--data-root', metavar='DIR', help='folder of the data set')
     parser.add_argument('--work-dir', type=Path, metavar='DIR', help='default: work_dirs/fewshot_CONFIG')
     parser.add_argument(
@@ -123,6 +125,8 @@ def main() -> int:
     if args.cached:
         args.regime = 'cached'
         args.cfg_options = [*args.cfg_options, f'features.draws={args.draws}']
+    if args.lr:
+        args.cfg_options = [*args.cfg_options, args.lr]
     args.config = str(find_config(args.config))  # one name for one config in tables and commands
     name = Path(default_work_dir(args.config, dict(regime=args.regime))).name
     work_dir = args.work_dir or Path('work_dirs', f'fewshot_{name}')

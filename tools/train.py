@@ -6,6 +6,8 @@ import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to i
 # isort: split
 import argparse
 
+from vit22b_dense.engine.config import merge_overrides, parse_overrides
+from vit22b_dense.engine.rates import add_rate_argument
 from vit22b_dense.engine.run import add_run_arguments, build_training, leave, run_config
 from vit22b_dense.errors import ToolParser, run_tool
 
@@ -18,6 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('--resume', action='store_true', help='continue from the last checkpoint in the work dir')
     parser.add_argument('--no-validate', action='store_true', help='train without validation')
+    add_rate_argument(parser)
     add_run_arguments(parser)
     return parser.parse_args()
 
@@ -26,6 +29,8 @@ def main() -> None:
     args = parse_args()
     cfg = run_config(args)
     cfg.resume = args.resume
+    if args.lr:
+        merge_overrides(cfg, parse_overrides([args.lr]))
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     build_training(cfg).train()

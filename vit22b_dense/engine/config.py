@@ -42,8 +42,8 @@ INGREDIENTS = frozenset({
 RUN_KEYS = {
     *inspect.signature(Runner.__init__).parameters, *inspect.signature(FlexibleRunner.__init__).parameters,
     'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'features',
-    'find_unused_parameters', 'init_weights_for_test_or_val', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
-    'test_pipeline', 'tta_model', 'tta_pipeline',
+    'find_unused_parameters', 'init_weights_for_test_or_val', 'lr_search', 'model_wrapper_cfg', 'runner_type',
+    'sync_bn', 'test_pipeline', 'tta_model', 'tta_pipeline',
 } - {'self', 'cfg'}  # fmt: skip
 # The folder of the shipped configs, which a wheel holds and a checkout links to; configs elsewhere inherit from it.
 CONFIGS = str((Path(__file__).parents[1] / '.mim' / 'configs').resolve())

@@ -23,6 +23,7 @@ from ..files import naming
 from .config import ConfigError, add_config_arguments, axes_of, check_data, config_of, default_work_dir
 from .hooks import unwrapped
 from .precision import use_mixed_precision
+from .rates import settle_rate, use_found_rate
 from .work_dir import claim, find_checkpoint
 
 LAUNCHED = {  # variables that a launcher sets
@@ -95,6 +96,11 @@ class DenseRunner(Runner):
                     dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused), **model_wrapper_cfg
                 )
         return super().wrap_model(model_wrapper_cfg, model)
+
+    @staticmethod
+    def data_of(cfg: Config) -> Config:
+        """A config as the runner takes it: the same, unless a subclass reads something in place of its images."""
+        return cfg
 
     @staticmethod
     def build_dataloader(dataloader: dict | DataLoader, seed: int | None = None, diff_rank_seed: bool = False):
@@ -229,9 +235,14 @@ def build_training(cfg: Config) -> Runner:
     Raises:
         UserError: data are missing, or see `claim`.
     """
+    if cfg.get('lr_search'):
+        use_found_rate(cfg, cfg.work_dir)
     check_data(cfg, ('train_dataloader', 'val_dataloader') if cfg.get('val_dataloader') else ('train_dataloader',))
     if int(os.environ.get('RANK', '0')) == 0:
         claim(cfg)
+    if cfg.get('lr_search'):
+        with building(cfg):
+            settle_rate(cfg, RUNNERS.get(cfg.get('runner_type', 'DenseRunner')).data_of(cfg))
     return _build(cfg)
 
 

@@ -1,5 +1,6 @@
 """The cells of a few-shot table: the commands that run each, and its state."""
 
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..engine.rates import read_rate, use_found_rate
 from ..engine.work_dir import check_same_run
 from ..errors import UserError
 from ..evaluation.runs import RECORD, TEST, read_record
@@ -62,7 +64,10 @@ class Cell:
             UserError: it contains checkpoints or scores of another configuration (names the first differences) or of
                 other training images.
         """
-        check_same_run(self.work_dir, self.cfg)
+        cfg = copy.deepcopy(self.cfg)
+        if cfg.get('lr_search'):
+            use_found_rate(cfg, self.work_dir)
+        check_same_run(self.work_dir, cfg)
         listed, trained = self.work_dir / SUBSET, any(self.work_dir.glob('*.pth'))
         names = listed.read_text('utf-8', 'surrogateescape').splitlines() if listed.is_file() else None
         if trained and names is not None and digest(names) != self.entry.subset_digest:
@@ -73,6 +78,8 @@ class Cell:
 
 
 def _now(entry: CellResult, work_dir: Path) -> CellResult:
+    if found := read_rate(work_dir):
+        entry = replace(entry, lr=f'{found["lr"]:g}')
     if record := read_record(work_dir / TEST):
         return replace(entry, status='finished', test_data=record.get('data') or '', scores=record['scores'])
     begun = 'unfinished' if any(work_dir.glob('*.py')) else 'not run'

@@ -62,7 +62,7 @@ def _settings(cfg: Config) -> dict[str, str]:
         'augmentation': ', '.join(_augmentation(train.dataset)) or 'none',
         'batch': f'{train.batch_size} images',
         'iterations': f'{round(cfg.train_cfg.max_iters / fraction)} times the fraction',
-        'learning rate': f'{optim.optimizer.lr:g}',
+        'learning rate': 'searched' if cfg.get('lr_search') else f'{optim.optimizer.lr:g}',
         'layer-wise decay': f'{(optim.get("paramwise_cfg") or {}).get("decay_rate", 1.0):g}',
         'weight decay': f'{optim.optimizer.get("weight_decay", 0.0):g}',
         'drop path': f'{model.backbone.get("drop_path_rate", 0.0):g}',

@@ -121,6 +121,12 @@ class FewShotSubset:
         indices, names = self.indices, sample_names(self.dataset)
         return [names[i] for i in indices]
 
+    @property
+    def units(self) -> list[str]:
+        """The unit of each chosen sample."""
+        indices, units = self.indices, self._units(sample_names(self.dataset))
+        return [units[i] for i in indices]
+
     @contextmanager
     def _empty_named(self, dataset: Any) -> Iterator[None]:
         """Name the data set where it is empty."""

@@ -41,11 +41,12 @@ class CellResult:
     protocol: str  # what all cells of a table have in common: config, regime, overrides
     test_data: str = ''  # fingerprint of the test images and labels, see `data_digest`
     deviations: str = ''  # what differs from the published protocol, separated by semicolons; see `published`
+    lr: str = ''  # the learning rate that was chosen on held-out training images; empty where none was searched
     scores: dict[str, float] = field(default_factory=dict)  # all of the test; empty where there are none
 
 
 FIXED = {column.name: column.type for column in fields(CellResult) if column.name != 'scores'}  # of every table.csv
-REQUIRED = FIXED.keys() - {'deviations', 'test_data'}  # which tables of before do not have
+REQUIRED = FIXED.keys() - {'deviations', 'lr', 'test_data'}  # which tables of before do not have
 
 
 def main_scores(cells: Sequence[CellResult]) -> dict[str, tuple[str, str]]:
@@ -105,6 +106,17 @@ def _entry(cells: Sequence[CellResult], score: str) -> str:
     if not values:
         return missing or '–'
     return shown(values, score) + (f' ({len(values)} of {len(cells)} seeds; {missing})' if missing else '')
+
+
+def rate_rows(cells: Sequence[CellResult]) -> list[list[str]]:
+    """The learning rates that were chosen, seed by seed: a header, and a row for each backbone; empty without any."""
+    if not any(cell.lr for cell in cells):
+        return []
+    rows = [
+        [name, *(', '.join(cell.lr or '–' for cell in at) for at in row.values())]
+        for name, row in by_row(cells).items()
+    ]
+    return [['learning rates', *map(fraction_name, fractions_of(cells))], *rows]
 
 
 def published_place(cells: Sequence[CellResult]) -> str | None:
@@ -174,6 +186,8 @@ def markdown(cells: Sequence[CellResult], title: str) -> str:
         parts += [f'## {name}, {better} is better', _markdown_table(table_rows(cells, score))]
         if score == 'mIoU':
             parts += [published_note(cells), _markdown_table(published_rows())]
+    if rates := rate_rows(cells):
+        parts += ['## Learning rates, chosen on held-out training images, by seed', _markdown_table(rates)]
     return '\n\n'.join(parts) + '\n'
 
 

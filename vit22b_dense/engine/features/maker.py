@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...checkpoint.errors import human
+from ...datasets.plain import plain_pipeline
 from ...datasets.seeding import random_state_of
 from ...errors import run_tool
 from ...models.backbones.contract import resolve_indices
@@ -57,23 +58,6 @@ class _Loading(Dataset):
         shard = self.shards[index]
         with random_state_of((shard.sample.number, shard.draw or 0)):
             return shard.load()
-
-
-def plain_pipeline(training: list[dict], testing: list[dict]) -> list[dict]:
-    """A training pipeline without what is random, but for the crop: loaded, resized and packed as in testing.
-
-    Args:
-        training, testing: the pipelines of the config.
-    """
-    kinds = {step['type'] for step in testing}
-    resize = next((step for step in testing if 'Resize' in step['type']), None)
-    plain = []
-    for step in training:
-        if step['type'] in kinds or 'Crop' in step['type']:
-            plain.append(step)
-        elif 'Resize' in step['type'] and resize:
-            plain.append(resize)
-    return plain
 
 
 class FeatureMaker:

@@ -33,6 +33,11 @@ class CachedRunner(DenseRunner):
                 parts[name] = replaced[name]
         super().__init__(replaced.model, work_dir, cfg=cfg, **parts)
 
+    @staticmethod
+    def data_of(cfg: Config) -> Config:
+        """A config with features in place of the backbone and the images."""
+        return with_features(cfg)
+
 
 def with_features(cfg: Config) -> Config:
     """A frozen run's config with features in place of the backbone and the images.
