@@ -132,7 +132,8 @@ def search(cfg: Config, rates: Sequence[float], data: Config) -> dict:
     model = MODELS.build(data.model)
     model.init_weights()
     model.to(device).train()  # a frozen backbone stays in evaluation mode, and a cached one reads training images
-    evaluators = [Evaluator(copy.deepcopy(data.val_evaluator)) for _ in rates]
+    evaluator = cfg.get('val_evaluator') or cfg.test_evaluator
+    evaluators = [Evaluator(copy.deepcopy(evaluator)) for _ in rates]
     for evaluator in evaluators:
         evaluator.dataset_meta = training.metainfo
     progress, length = Progress('iterations of the search for a learning rate'), cfg.train_cfg.max_iters
