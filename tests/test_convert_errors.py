@@ -64,13 +64,13 @@ def test_index_and_shards_that_do_not_belong_together(tmp_path):
     index.write_text(json.dumps(dict(weight_map=less)))
     refused(tmp_path, folder, r'index\.json: index and shards disagree about norm\.weight in model-')
     index.write_text(json.dumps(dict(weight_map=content['weight_map'] | {'x': '../../other.safetensors'})))
-    refused(tmp_path, folder, r'1 of its \d+ shards are missing: other\.safetensors')
+    refused(tmp_path, folder, 'outside of its folder')
     index.write_text('{"weight_map": [')
     refused(tmp_path, folder, 'not an index of shards')
     index.unlink()
     refused(tmp_path, folder, 'several files and no index of all')
     (tmp_path / 'empty').mkdir()
-    refused(tmp_path, tmp_path / 'empty', r'of \.safetensors, it holds none')
+    refused(tmp_path, tmp_path / 'empty', r'holds no \.safetensors')
     refused(tmp_path, tmp_path / 'absent', 'absent: no such checkpoint')
 
 
@@ -98,7 +98,7 @@ def test_tensors_that_do_not_fit_the_layout(tmp_path):
     refuse(
         r'in_proj\.weight \(112, 23\) float32, expected \(112, 24\)', blocks__0__in_proj__weight=torch.zeros(112, 23)
     )
-    refuse("'vit22b' has parallel blocks, 'plain' has sequential", 'plain')
+    refuse("no conversion leads from 'vit22b' to 'plain': parallel blocks", 'plain')
 
 
 def test_parts_of_different_types_are_joined_in_the_wider_one(tmp_path):
@@ -252,7 +252,7 @@ def test_a_destination_that_comes_to_exist_meanwhile_is_kept(tmp_path):
     def other_process(done, total):
         (tmp_path / 'out.pth').write_text('precious')
 
-    with pytest.raises(CheckpointError, match='has come to exist meanwhile'):
+    with pytest.raises(CheckpointError, match=r'out\.pth: cannot be written .*out\.pth exists'):
         convert_checkpoint(path, tmp_path / 'out.pth', progress=other_process)
     assert (tmp_path / 'out.pth').read_text() == 'precious'
     assert sorted(p.name for p in tmp_path.iterdir()) == ['out.pth', 'w.safetensors']

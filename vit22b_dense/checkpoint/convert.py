@@ -55,9 +55,8 @@ def convert_checkpoint(
         CheckpointError: nothing was written; the message names the file and what to do.
     """
     source, destination = Path(source).expanduser(), Path(destination).expanduser()
-    for name, known in ((source_layout, [*LAYOUTS]), (target_layout, [*LAYOUTS, SAME])):
-        if name not in {None, *known}:
-            raise CheckpointError(f'unknown layout {name!r}: choose one of {", ".join(known)}')
+    if target_layout not in {None, SAME, *LAYOUTS}:
+        raise CheckpointError(f'unknown layout {target_layout!r}: choose one of {", ".join([*LAYOUTS, SAME])}')
     here = (source.parent if source.name.endswith(INDEX) else source).resolve()
     if here.is_relative_to(destination.resolve()) or destination.resolve().is_relative_to(here):
         raise CheckpointError(
@@ -100,10 +99,9 @@ def _find_layout(weights: LazyWeights, wanted: str | None, prefix: str | None) -
 def _relaid(weights: LazyWeights, here: Layout, there: Layout) -> LazyWeights:
     """The weights of a model from one layout to another."""
     if here.ours != there.ours:
-        kinds = {'vit22b': 'parallel', 'plain': 'sequential'}
         raise CheckpointError(
-            f'{weights.path}: the layout {here.name!r} has {kinds[here.ours]} blocks, {there.name!r} has '
-            f'{kinds[there.ours]} ones: they compute different functions, no conversion leads from one to the other'
+            f'{weights.path}: no conversion leads from {here.name!r} to {there.name!r}: parallel blocks (as in '
+            "'vit22b') and sequential ones (as in 'plain') compute different functions"
         )
     ours = _regrouped(weights, here, to_ours)
     _check_shapes(ours, here)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Our tensors, outside of the blocks and of a block, and their shapes; with ? a model may be without it. The sizes: D
-# embed_dims, M mlp_dims, H heads, m = M / H, N of the query norm, h and w the grid of positions, c, i and j the patch's
-# channels and pixels; Q = 3 D, I = 3 D + M and O = D + M are those of fused products.
+# Our tensors, outside of the blocks and of a block, and their shapes; with ? a model may be without it. The sizes:
+# D embed_dims, M mlp_dims, H heads, m = M / H, N of the query norm, h and w the grid of positions, c, i and j the
+# patch's channels and pixels; Q = 3 D, I = 3 D + M and O = D + M are those of fused products.
 SHAPES = {
     'vit22b': (
         {'patch_embed.weight': 'Dcij', 'patch_embed.bias': 'D', 'pos_embed': '1hwD', 'norm.weight': 'D'},

@@ -77,14 +77,16 @@ def weight_files(path: str | Path) -> list[Path]:
         found = sorted(path.glob(f'*{INDEX}')) or sorted(path.glob('*.safetensors'))
         found = [file for file in found if file.name.startswith('model.safetensors')] or found  # as transformers does
         if len(found) != 1:
-            what = f'several files and no index of all ({shorten(f.name for f in found)})' if found else 'none'
-            raise CheckpointError(f'{path}: of .safetensors, it holds {what}; give one file or index')
+            several = f'several files and no index of all: {shorten(file.name for file in found)}'
+            raise CheckpointError(f'{path}: holds {several if found else "no .safetensors"}; give one file or index')
         path = found[0]
     if not path.is_file():
         raise CheckpointError(f'{path}: no such checkpoint file')
     if not path.name.endswith(INDEX):
         return [path]
-    shards = sorted({path.with_name(shard) for shard in _weight_map(path).values()})
+    shards = sorted({path.parent / shard for shard in _weight_map(path).values()})
+    if outside := [str(file) for file in shards if file.parent != path.parent]:
+        raise CheckpointError(f'{path}: names shards outside of its folder: {shorten(outside)}')
     if absent := [file.name for file in shards if not file.is_file()]:
         raise CheckpointError(f'{path}: {len(absent)} of its {len(shards)} shards are missing: {shorten(absent)}')
     return [path, *shards]
@@ -92,8 +94,7 @@ def weight_files(path: str | Path) -> list[Path]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        # Only in the folder of the index, whatever path it names.
-        return {name: Path(shard).name for name, shard in json.loads(index.read_text())['weight_map'].items()}
+        return {name: str(Path(shard)) for name, shard in json.loads(index.read_text())['weight_map'].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f'{index}: not an index of shards ({error!r}); copy it again') from error
 

@@ -61,8 +61,6 @@ def write_weights(
                 _write_file(beside, weights, read)
             else:
                 _write_shards(beside, weights, max_shard_bytes, read)
-    except FileExistsError as error:
-        raise CheckpointError(f'{path}: has come to exist meanwhile; nothing was written') from error
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(
             f'{path}: cannot be written ({error}); it takes {human(total)}. Nothing is left of the attempt'
