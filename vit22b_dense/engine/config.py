@@ -37,7 +37,7 @@ INGREDIENTS = frozenset({
     'augmentation', 'backbone', 'classes', 'crop_size', 'data_root', 'dataset', 'embed_dims', 'factors', 'flips',
     'fraction', 'frozen', 'inference', 'init_cfg', 'levels', 'load_image', 'loading', 'max_depth', 'max_iters',
     'metainfo', 'num_classes', 'palette', 'patch', 'patch_size', 'pixel_mean', 'pixel_std', 'ratios', 'resize',
-    'scales', 'side', 'stride', 'test_resize', 'train_pipeline', 'weights',
+    'scales', 'side', 'stride', 'test_resize', 'train_data', 'train_pipeline', 'val_data', 'weights',
 })  # fmt: skip
 # What mmengine's runners read: the arguments of both, and what they and mmseg's scripts take from the config besides.
 RUN_KEYS = {
