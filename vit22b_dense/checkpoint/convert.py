@@ -59,9 +59,7 @@ def convert_checkpoint(
         raise CheckpointError(f'unknown layout {target_layout!r}: choose one of {", ".join([*LAYOUTS, SAME])}')
     here = (source.parent if source.name.endswith(INDEX) else source).resolve()
     if here.is_relative_to(destination.resolve()) or destination.resolve().is_relative_to(here):
-        raise CheckpointError(
-            f'{destination}: the destination is, holds or lies in the source {source}; choose another'
-        )
+        raise CheckpointError(f'{destination}: is, holds or lies in the source {source}; choose another')
     weights, found, left_out = open_weights(source), SAME, []
     if target_layout != SAME:
         layout, under = _find_layout(weights, source_layout, prefix)

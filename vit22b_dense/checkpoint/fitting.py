@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .errors import CheckpointError, describe, itemise, shorten
-from .reading import LazyWeights, read_pretrained
+from .reading import LazyWeights, open_weights
 
 
 def check_fit(
@@ -58,15 +58,7 @@ def check_fit(
 
 
 def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Refuse weights with a value that is no finite number.
-
-    Args:
-        state: name to tensor, of any type; each is read once.
-        source: the file's name for messages.
-
-    Raises:
-        CheckpointError: names the tensors.
-    """
+    """Refuse weights, of any type, with a value that is no finite number; ``source`` names the file in the message."""
     if bad := [describe(name, tensor) for name, tensor in state.items() if not _finite(tensor)]:
         raise CheckpointError(
             f'{source}: NaN or infinite values in {shorten(bad)}. The training that wrote them had diverged, or the '
@@ -127,14 +119,14 @@ def load_into_meta(
     """Give a model that was built under ``torch.device('meta')`` its weights, with at most one copy of them in memory.
 
     Args:
-        model: on the meta device. path, prefix: see `read_pretrained`.
+        model: on the meta device. path, prefix: see `open_weights` and `LazyWeights.under`.
         dtype: convert floating-point tensors to it, each as it is read; None keeps the file's.
 
     Raises:
         CheckpointError: the weights do not fit, or cannot be read.
         ValueError: a tensor that is no part of a checkpoint (a non-persistent buffer) is on the meta device too.
     """
-    state = read_pretrained(path, prefix)
+    state = open_weights(path).under(prefix)
     load_weights(model, state.cast(dtype) if dtype else state, path)
     if left := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]:
         raise ValueError(f'still on the meta device, since no checkpoint holds them: {shorten(left)}')

@@ -42,8 +42,13 @@ class LazyWeights(dict[str, Tensor]):
             raise CheckpointError(f'{self.path}: {name} has changed since the file was opened')
         return tensor
 
-    def under(self, prefix: str) -> 'LazyWeights':
-        """The weights whose names begin with a prefix, without it; a `CheckpointError` where there are none."""
+    def under(self, prefix: str | None) -> 'LazyWeights':
+        """The weights whose names begin with a prefix, without it; a `CheckpointError` where there are none.
+
+        None: those of the backbone, which the checkpoint holds alone or, under ``backbone.``, inside a whole model.
+        """
+        if prefix is None:
+            prefix = 'backbone' if any(name.startswith('backbone.') for name in self) else ''
         prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
         infos = {name.removeprefix(prefix): info for name, info in self.items() if name.startswith(prefix)}
         if not infos:
@@ -115,22 +120,6 @@ def open_weights(path: str | Path) -> LazyWeights:
         raise CheckpointError(f'{first}: index and shards disagree about {shorten(apart)}; fetch all of them again')
     infos = {name: file[name] for file in files.values() for name in file}
     return LazyWeights(first.parent, infos, lambda name: files[held[name]].read(name))
-
-
-def read_pretrained(path: str | Path, prefix: str | None = None) -> LazyWeights:
-    """The weights of a backbone from a checkpoint that holds it alone or inside a whole model.
-
-    Args:
-        path: as for `weight_files`.
-        prefix: keep what begins with it, without it. None: ``backbone.`` where the file has such names.
-
-    Raises:
-        CheckpointError: no tensor begins with ``prefix``; or see `open_weights`.
-    """
-    weights = open_weights(path)
-    if prefix is None:
-        prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
-    return weights.under(prefix)
 
 
 def read_checkpoint(path: str | Path) -> dict:
