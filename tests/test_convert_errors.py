@@ -86,11 +86,11 @@ def test_tensors_that_do_not_fit_the_layout(tmp_path):
         refused(tmp_path, path, match, target_layout=layout)
 
     refuse(
-        r"'vit22b': other shape or type \(1\): blocks\.1\.out_bias \(23,\) float32, expected \(24,\)",
+        r"'vit22b': other shape \(1\): blocks\.1\.out_bias \(23,\) float32, expected \(24,\)",
         blocks__1__out_bias=torch.zeros(23),
     )
     refuse(
-        r'blocks\.1\.out_bias \(24,\) int8, expected \(24,\) of floating point',
+        r'not floating point \(1\): blocks\.1\.out_bias \(24,\) int8',
         blocks__1__out_bias=torch.zeros(24, dtype=torch.int8),
     )
     refuse(r'missing \(1\): blocks\.1\.q_norm\.weight', blocks__1__q_norm__weight=None)
@@ -110,6 +110,8 @@ def test_parts_of_different_types_are_joined_in_the_wider_one(tmp_path):
     fused = read(tmp_path / 'out.safetensors')['blocks.0.attn.qkv.weight']
     assert fused.dtype == torch.float32
     assert torch.equal(fused[24:48], state[name].float())
+    path = write(tmp_path / 'w.safetensors', state | {name: state[name].to(torch.int8)})
+    refused(tmp_path, path, r'not floating point \(1\): encoder\.layer\.0\.attention\.k_proj\.weight', 'x.safetensors')
 
 
 def test_a_block_with_fewer_tensors_than_the_others(tmp_path):

@@ -116,7 +116,9 @@ def _regrouped(weights: LazyWeights, layout: Layout, change: Callable) -> LazyWe
     groups = [g for g in groups if not g[3] or g[3] in has]  # what one block has, all must have
     wanted = {name for sources, *_ in groups for name in sources}
     surplus = {n: t for n, t in weights.items() if n not in wanted and not n.startswith(ignored)}
-    _refuse(weights, layout, {'missing': sorted(wanted - weights.keys()), 'no place for': surplus})
+    whole = {n: t for n, t in weights.items() if n in wanted and not t.is_floating_point()}
+    missing = sorted(wanted - weights.keys())
+    _refuse(weights, layout, {'missing': missing, 'no place for': surplus, 'not floating point': whole})
     heads = 0
     if layout.ours == 'vit22b':  # these two have the same names everywhere
         length = max(weights['blocks.0.q_norm.weight'].numel(), 1)
@@ -127,7 +129,7 @@ def _regrouped(weights: LazyWeights, layout: Layout, change: Callable) -> LazyWe
         sources, how, i = made[name]
         try:
             return change(how, [get(source) for source in sources], heads)[i]
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, IndexError) as error:
             what = shorten({source: weights[source] for source in sources})
             raise CheckpointError(f'{weights.path}: {what}: cannot be made {name} ({error})') from error
 
@@ -136,7 +138,7 @@ def _regrouped(weights: LazyWeights, layout: Layout, change: Callable) -> LazyWe
 
 
 def _check_shapes(weights: LazyWeights, layout: Layout) -> None:
-    """Refuse weights in our layout whose shapes are not those of one model, or that are not floating point."""
+    """Refuse weights in our layout whose shapes are not those of one model."""
     stem, block = SHAPES[layout.ours]
     shapes = {n: (block[n.split('.', 2)[2]] if n.startswith('blocks.') else stem[n]).rstrip('?') for n in weights}
     sizes = dict.fromkeys('DMHmhwNcij', 0)
@@ -149,11 +151,11 @@ def _check_shapes(weights: LazyWeights, layout: Layout) -> None:
     sizes |= {'1': 1, 'Q': 3 * width, 'I': 3 * width + hidden, 'O': width + hidden}
     expected = {name: tuple(sizes[letter] for letter in letters) for name, letters in shapes.items()}
     wrong = [
-        f'{describe(name, tensor)}, expected {expected[name]} of floating point'
+        f'{describe(name, tensor)}, expected {expected[name]}'
         for name, tensor in weights.items()
-        if tensor.shape != expected[name] or not tensor.is_floating_point()
+        if tensor.shape != expected[name]
     ]
-    _refuse(weights, layout, {'other shape or type': wrong})
+    _refuse(weights, layout, {'other shape': wrong})
 
 
 def _refuse(weights: LazyWeights, layout: Layout, wrong: dict) -> None:

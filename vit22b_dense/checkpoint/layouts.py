@@ -81,7 +81,7 @@ def to_ours(how: str, tensors: Sequence[Tensor], heads: int) -> list[Tensor]:
         return [torch.stack(list(tensors)).flatten(0, 1)]
     if how.endswith('grid'):
         tokens = 1 if how == 'class grid' else 0  # ahead of the patches
-        side = math.isqrt(first.shape[1] - tokens)
+        side = math.isqrt(max(first.shape[1] - tokens, 1))
         return [first[:, :tokens], first[:, tokens:].unflatten(1, (side, side))][1 - tokens :]
     if how == 'in':
         up, *qkv = first.split([len(first) - 3 * first.shape[1], *[first.shape[1]] * 3])
