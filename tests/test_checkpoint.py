@@ -15,8 +15,8 @@ from vit22b_dense.checkpoint import (
     convert_checkpoint,
     load_into_meta,
     load_weights,
+    open_weights,
     read_checkpoint,
-    read_pretrained,
 )
 
 
@@ -99,10 +99,10 @@ def test_fit_lists_both_sides_and_loads_nothing():
 def test_prefix(tmp_path):
     path = tmp_path / 'w.pth'
     torch.save({'model': {'module.backbone.a': torch.ones(1), 'head.b': torch.ones(2)}}, path)
-    assert list(read_pretrained(path)) == ['a']
-    assert list(read_pretrained(path, 'head')) == ['b']
+    assert list(open_weights(path).under(None)) == ['a']
+    assert list(open_weights(path).under('head')) == ['b']
     with pytest.raises(CheckpointError, match=r"'neck\.'.*backbone\.a"):
-        read_pretrained(path, 'neck')
+        open_weights(path).under('neck')
 
 
 SIZES = dict(embed_dims=64, num_layers=12, num_heads=4, mlp_dims=256)
@@ -145,13 +145,15 @@ def test_a_model_on_meta_costs_its_weights_once(tmp_path):
         with torch.device('meta'):
             model = ViT22B(SIZES, img_size=28)
         with PeakMemory() as memory:
-            check_fit(model, read_pretrained(path), path)
+            check_fit(model, open_weights(path).under(None), path)
         assert memory.peak == 0
         with PeakMemory() as memory:
             load_into_meta(model, path)
         assert memory.peak <= total + 64  # the check's own few numbers
         with PeakMemory() as memory:
-            load_weights(model, read_pretrained(path), path)  # into a model that has memory: one tensor at a time
+            load_weights(
+                model, open_weights(path).under(None), path
+            )  # into a model that has memory: one tensor at a time
         assert memory.peak <= largest + 64
 
 
@@ -164,7 +166,7 @@ def test_what_stays_on_meta_is_named(tmp_path):
     with pytest.raises(CheckpointError, match='only in the model'):
         load_into_meta(model, tmp_path / 'part.safetensors')
     with pytest.raises(CheckpointError, match=r'part\.safetensors: has no value for bias'):
-        load_weights(model, read_pretrained(tmp_path / 'part.safetensors'), 'part.safetensors', allow_partial=True)
+        load_weights(model, open_weights(tmp_path / 'part.safetensors'), 'part.safetensors', allow_partial=True)
     assert model.weight.is_meta
     save_file(dict(weight=torch.zeros(3, 2), bias=torch.zeros(3)), tmp_path / 'all.safetensors')
     with pytest.raises(ValueError, match='still on the meta device.*scale'):
@@ -214,7 +216,7 @@ def test_integers_do_not_become_weights():
 def test_a_file_that_is_cut_while_it_is_open(tmp_path):
     path = tmp_path / 'w.safetensors'
     save_file(dict(a=torch.zeros(100)), path)
-    state = read_pretrained(path)
+    state = open_weights(path).under(None)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(CheckpointError, match=r'w\.safetensors: a cannot be read .*; copy it again'):
         state.read('a')

@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,12 +49,37 @@ def test_what_mmseg_leaves_out_is_named(name, harm, message, tmp_path):
             check_complete(dataset)
 
 
-def test_an_empty_folder_is_named(tmp_path):
-    (tmp_path / 'images/validation').mkdir(parents=True)
-    data = dict(type='ADE20KDataset', data_root=str(tmp_path), data_prefix=dict(img_path='images/validation'))
+EMPTY = dict(type='ADE20KDataset', data_prefix=dict(img_path='images/val'))
+
+
+@pytest.mark.parametrize(
+    ('data', 'said'),
+    [
+        (EMPTY, 'images/val: ADE20KDataset finds no images there, whose names end with .jpg'),
+        (dict(EMPTY, img_suffix='.tif'), 'images/val: ADE20KDataset finds no images there, whose names end with .tif'),
+        (dict(EMPTY, type='CityscapesByCity'), 'CityscapesByCity finds no images .* end with _leftImg8bit.png'),
+        (
+            dict(EMPTY, type='PascalContextDataset', ann_file='none.txt'),
+            'none.txt: PascalContextDataset finds no images',
+        ),
+        (dict(type='ConcatDataset', datasets=[EMPTY, dict(EMPTY, img_suffix='.x')]), r'\.jpg; .*end with \.x'),
+        (
+            dict(EMPTY, type='FolderSegDataset', metainfo=dict(classes=['a']), split='val'),
+            r'images/val: no images in this folder or below it \(.bmp, .jpeg, .jpg, .png',
+        ),
+    ],
+)
+def test_an_empty_data_set_names_where_it_looked_and_for_what(tmp_path, monkeypatch, data, said):
+    monkeypatch.chdir(tmp_path)
+    Path('images/val').mkdir(parents=True)
+    Path('none.txt').write_text('')
+    if data['type'] == 'FolderSegDataset':
+        data = dict(data, data_prefix=dict(img_path='images'))
     loader = dict(batch_size=1, dataset=data, sampler=dict(type='DefaultSampler', shuffle=False))
-    with pytest.raises(UserError, match=f'{tmp_path}/images/validation: holds no image that ADE20KDataset reads'):
+    with pytest.raises(UserError, match=said):
         DenseRunner.build_dataloader(loader)
+    with pytest.raises(UserError, match=said):
+        DATASETS.build(dict(type='FewShotSubset', fraction='1/2', dataset=dict(data)))
 
 
 def test_of_a_list_only_what_it_names_must_be_there(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,19 @@ def load(leaf, overrides=None, **axes) -> Config:
 def build_on_meta(cfg):
     with torch.device('meta'):
         return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('leaf', LEAVES)
+def test_a_run_reads_at_most_eight_config_files(leaf, monkeypatch):
+    read, original = set(), Config._file2dict
+
+    def file2dict(filename, *args, **options):
+        read.add(Path(filename).resolve())
+        return original(filename, *args, **options)
+
+    monkeypatch.setattr(Config, '_file2dict', staticmethod(file2dict))
+    load(leaf)
+    assert 6 <= len(read) <= 8
 
 
 def test_the_promised_configs_are_there():

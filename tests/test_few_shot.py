@@ -109,7 +109,7 @@ def test_other_fractions_are_refused(fraction):
 
 
 def test_clear_errors_for_empty_data_and_a_missing_unit():
-    with pytest.raises(ValueError, match='selects nothing'):
+    with pytest.raises(ValueError, match='finds no images'):
         FewShotSubset(Named([]), '1/2')
     with pytest.raises(ValueError, match="unit='drive'"):
         FewShotSubset(Named(['a/1.jpg']), '1/2', unit='drive')

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from vit22b_dense.checkpoint import LAYOUTS, SAME, convert_checkpoint
+from vit22b_dense.checkpoint.errors import shorten
 from vit22b_dense.engine.restore import whole_checkpoint
 from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.files import scratch_folder
@@ -32,13 +33,6 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
-def parse_grid(text: str) -> tuple[int, int]:
-    rows, _, columns = text.partition('x')
-    if not (rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
-        raise argparse.ArgumentTypeError(f'{text!r} is not ROWSxCOLUMNS in patches, such as 16x16')
-    return int(rows), int(columns)
-
-
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(
         description=__doc__,
@@ -53,9 +47,6 @@ def parse_args() -> argparse.Namespace:
         dest='target_layout',
         choices=[*LAYOUTS, SAME],
         help=f'default: vit22b or plain, to match the source; {SAME}: change only the format, whatever the names',
-    )
-    parser.add_argument(
-        '--grid', type=parse_grid, metavar='HxW', help='grid of a flat position embedding that is not square'
     )
     parser.add_argument('--dtype', choices=list(DTYPES), help='type of floating-point tensors (default: unchanged)')
     parser.add_argument(
@@ -98,15 +89,14 @@ def convert(args: argparse.Namespace, source: str | Path, start: float) -> None:
         args.destination,
         source_layout=args.source_layout,
         target_layout=args.target_layout,
-        grid=args.grid,
         dtype=DTYPES.get(args.dtype),
         max_shard_bytes=args.max_shard_size or 5 * 10**9,
         prefix=args.prefix,
         overwrite=args.overwrite,
         progress=Progress(lambda done, total: f'{done / 1e9:.3f} of {total / 1e9:.3f} GB'),
     )
-    for note in done.notes:
-        print(f'note: {note}')
+    if done.left_out:
+        print(f'note: left out {len(done.left_out)} tensors that are not of the backbone: {shorten(done.left_out)}')
     print(
         f'{args.destination}: {done.tensors} tensors, {done.nbytes / 1e9:.3f} GB, layout {done.source_layout} -> '
         f'{done.target_layout}, in {time.time() - start:.0f} s'

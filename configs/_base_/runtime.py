@@ -1,19 +1,20 @@
-"""What every run shares: its length (the fraction says), how data is loaded, logging, checkpoints, pictures."""
+"""What every run shares: its length for each fraction, how data is loaded, logging, checkpoints, pictures."""
 
-_base_ = ['fractions/{{$VIT22B_FRACTION:1}}.py']
-
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=_base_.max_iters, val_interval=_base_.max_iters // 10)
+fraction = '{{$VIT22B_FRACTION:1}}'.replace('_', '/')
+# the iterations that go with each fraction of the training data (InternVL's published protocol, arXiv 2312.14238)
+max_iters = {'1': 80000, '1/2': 40000, '1/4': 20000, '1/8': 10000, '1/16': 5000}[fraction]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 10)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=_base_.max_iters // 20),
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=max_iters // 20),
     dict(
         type='PolyLR',
         power=1.0,
         eta_min=0.0,
         by_epoch=False,
-        begin=_base_.max_iters // 20,
-        end=_base_.max_iters,
+        begin=max_iters // 20,
+        end=max_iters,
     ),
 ]
 
@@ -25,7 +26,7 @@ train_dataloader = dict(
     sampler=dict(type='SeededInfiniteSampler', shuffle=True),
     dataset=dict(
         type='SeededDataset',
-        dataset=dict(type='FewShotSubset', fraction=_base_.fraction, seed=int('{{$VIT22B_SEED:0}}')),
+        dataset=dict(type='FewShotSubset', fraction=fraction, seed=int('{{$VIT22B_SEED:0}}')),
     ),
 )
 val_dataloader = dict(

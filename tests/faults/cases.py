@@ -160,7 +160,7 @@ def argument_cases() -> list[Case]:
             ['--work-dir', 'seg.py'], ['--weights', 'absent.pth'], ['--out', '/proc/x'], ['--show-dir', '/proc/x'],
         ],
         'predict': [['--out-dir', 'seg.py'], ['--out-dir', '/proc/x']],
-        'convert': [['--prefix', 'absent'], ['--grid', '3'], ['--max-shard-size', 'x']],
+        'convert': [['--prefix', 'absent'], ['--from', 'absent'], ['--max-shard-size', 'x']],
         'prepare': [['--workers', '0'], ['--shard', '3/2'], ['--lasers', 'NONE']],
         'report': [['--out', 'seg.py/x'], ['--out', 'few'], ['--out', '/proc/x']],
         'dry': [

@@ -2,14 +2,14 @@
 
 from .convert import SAME, convert_checkpoint
 from .errors import CheckpointError
-from .fitting import check_finite, check_fit, fitting_part, load_into_meta, load_weights
+from .fitting import check_finite, check_fit, load_into_meta, load_weights
 from .layouts import LAYOUTS
-from .reading import LazyWeights, open_weights, read_checkpoint, read_pretrained, state_dict_of
+from .reading import LazyWeights, open_weights, read_checkpoint, state_dict_of
 from .reference import Reference
 from .writing import write_weights
 
 __all__ = [
     'LAYOUTS', 'SAME', 'CheckpointError', 'LazyWeights', 'Reference', 'check_finite', 'check_fit',
-    'convert_checkpoint', 'fitting_part', 'load_into_meta', 'load_weights', 'open_weights', 'read_checkpoint',
-    'read_pretrained', 'state_dict_of', 'write_weights',
+    'convert_checkpoint', 'load_into_meta', 'load_weights', 'open_weights', 'read_checkpoint',
+    'state_dict_of', 'write_weights',
 ]  # fmt: skip

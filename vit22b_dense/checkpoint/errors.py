@@ -29,7 +29,5 @@ def itemise(problems: Mapping[str, Mapping[str, Tensor] | list[str]]) -> list[st
 
 def human(nbytes: int) -> str:
     """A number of bytes with a unit that suits it, ``2.01 GB``."""
-    for unit, size in (('GB', 10**9), ('MB', 10**6), ('kB', 10**3)):
-        if nbytes >= size:
-            return f'{nbytes / size:.2f} {unit}'
-    return f'{nbytes} bytes'
+    power = min(len(str(nbytes)) - 1, 9) // 3
+    return f'{nbytes / 1000**power:.2f} {("bytes", "kB", "MB", "GB")[power]}' if power else f'{nbytes} bytes'

@@ -8,48 +8,57 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .errors import CheckpointError, describe, itemise, shorten
-from .reading import LazyWeights, read_pretrained
+from .reading import LazyWeights, open_weights
 
 
 def check_fit(
-    model: nn.Module, state: Mapping[str, Tensor], source: str | Path, only: Collection[str] | None = None
-) -> None:
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    only: Collection[str] | None = None,
+    allow_partial: bool = False,
+) -> Mapping[str, Tensor]:
     """Refuse weights that do not fit a model name by name, shape by shape, and as floating point or not.
 
     Args:
         model: where they go. state: name to tensor. source: the file's name for messages.
         only: the names of the model that the weights are for; None for all.
+        allow_partial: instead leave out what does not fit, and log how much that is.
+
+    Returns:
+        The weights that fit.
 
     Raises:
-        CheckpointError: lists what only the model has, what only the file has, and both sides of the rest.
+        CheckpointError: lists what only the model has, what only the file has, and both sides of the rest; with
+            ``allow_partial``, nothing at all fits.
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if only is None or name in only}
-    both = sorted(own.keys() & state.keys())
-    problems = {
-        'only in the model': {name: own[name] for name in sorted(own.keys() - state.keys())},
-        'only in the file': {name: state[name] for name in sorted(state.keys() - own.keys())},
-        'other shape or type': [
-            f'{describe(f"{n} model", own[n])}, {describe("file", state[n])}'
-            for n in both
-            if not _fits(state[n], own[n])
-        ],
-    }
-    if lines := itemise(problems):
-        advice = 'Use the config that the weights were trained with, or set allow_partial=True to load what fits.'
-        head = f'{source} does not fit {type(model).__name__}, nothing was loaded'
-        raise CheckpointError('\n  '.join([head, *lines, advice]))
+    part, kind = {name: tensor for name, tensor in state.items() if _fits(tensor, own.get(name))}, type(model).__name__
+    if not allow_partial:
+        problems = {
+            'only in the model': {name: own[name] for name in sorted(own.keys() - state.keys())},
+            'only in the file': {name: state[name] for name in sorted(state.keys() - own.keys())},
+            'other shape or type': [
+                f'{describe(f"{n} model", own[n])}, {describe("file", state[n])}'
+                for n in sorted(own.keys() & state.keys() - part.keys())
+            ],
+        }
+        if lines := itemise(problems):
+            advice = 'Use the config that the weights were trained with, or set allow_partial=True to load what fits.'
+            raise CheckpointError('\n  '.join([f'{source} does not fit {kind}, nothing was loaded', *lines, advice]))
+        return state
+    if not part:
+        raise CheckpointError(f'{source}: none of its {len(state)} tensors fits {kind}; it has {shorten(state)}')
+    print_log(
+        f"{source}: loading {len(part)} of its {len(state)} tensors; {len(own) - len(part)} of the model's {len(own)} "
+        'keep their values',
+        logger='current',
+    )
+    return LazyWeights(state.path, part, state.read) if isinstance(state, LazyWeights) else part
 
 
 def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Refuse weights with a value that is no finite number.
-
-    Args:
-        state: name to tensor, of any type; each is read once.
-        source: the file's name for messages.
-
-    Raises:
-        CheckpointError: names the tensors.
-    """
+    """Refuse weights, of any type, with a value that is no finite number; ``source`` names the file in the message."""
     if bad := [describe(name, tensor) for name, tensor in state.items() if not _finite(tensor)]:
         raise CheckpointError(
             f'{source}: NaN or infinite values in {shorten(bad)}. The training that wrote them had diverged, or the '
@@ -65,26 +74,8 @@ def _finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor.detach()))
 
 
-def _fits(tensor: Tensor, own: Tensor) -> bool:
-    return tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point()
-
-
-def fitting_part(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> Mapping[str, Tensor]:
-    """The weights that fit a model by name and shape; the others are counted in the log.
-
-    Raises:
-        CheckpointError: nothing fits.
-    """
-    own, name = model.state_dict(), type(model).__name__
-    part = {n: tensor for n, tensor in state.items() if n in own and _fits(tensor, own[n])}
-    if not part:
-        raise CheckpointError(f'{source}: none of its {len(state)} tensors fits {name}; it has {shorten(state)}')
-    print_log(
-        f'{source}: loading {len(part)} of its {len(state)} tensors; {len(own) - len(part)} of the '
-        f"model's {len(own)} keep their values",
-        logger='current',
-    )
-    return LazyWeights(state.path, part, state.read) if isinstance(state, LazyWeights) else part
+def _fits(tensor: Tensor, own: Tensor | None) -> bool:
+    return own is not None and tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point()
 
 
 def load_weights(
@@ -100,20 +91,15 @@ def load_weights(
     are copied. With `LazyWeights` no more than one tensor is in memory beside the model.
 
     Args:
-        model, state, source, only: as for `check_fit`; what ``only`` does not name is left alone.
-        allow_partial: load what fits by name and shape, and say how much that was.
+        model, state, source, allow_partial, only: as for `check_fit`; what ``only`` does not name is left alone.
 
     Returns:
         The names that were loaded.
 
     Raises:
-        CheckpointError: the weights do not fit; with ``allow_partial``, nothing at all does; NaN or infinite values
-            (the model is then of no use).
+        CheckpointError: the weights do not fit, or have NaN or infinite values (the model is then of no use).
     """
-    if allow_partial:
-        state = fitting_part(model, state, source)
-    else:
-        check_fit(model, state, source, only)
+    state = check_fit(model, state, source, only, allow_partial)
     on_meta = {name for name, tensor in model.state_dict().items() if tensor.is_meta}
     if left := sorted(n for n in on_meta - state.keys() if only is None or n in only):
         raise CheckpointError(f'{source}: has no value for {shorten(left)}, which have none on the meta device either')
@@ -130,18 +116,17 @@ def load_weights(
 def load_into_meta(
     model: nn.Module, path: str | Path, prefix: str | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Give a model that was built on the meta device its weights, with at most one copy of them in memory.
+    """Give a model that was built under ``torch.device('meta')`` its weights, with at most one copy of them in memory.
 
     Args:
-        model: built under ``torch.device('meta')``.
-        path: a checkpoint of any format; see `read_pretrained`, also for ``prefix``.
+        model: on the meta device. path, prefix: see `open_weights` and `LazyWeights.under`.
         dtype: convert floating-point tensors to it, each as it is read; None keeps the file's.
 
     Raises:
         CheckpointError: the weights do not fit, or cannot be read.
         ValueError: a tensor that is no part of a checkpoint (a non-persistent buffer) is on the meta device too.
     """
-    state = read_pretrained(path, prefix)
+    state = open_weights(path).under(prefix)
     load_weights(model, state.cast(dtype) if dtype else state, path)
     if left := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]:
         raise ValueError(f'still on the meta device, since no checkpoint holds them: {shorten(left)}')

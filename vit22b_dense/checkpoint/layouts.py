@@ -1,82 +1,40 @@
 """Layouts: under which names and in which shapes one and the same weights are stored.
 
-A layout lists its stored tensors. Each is joined from *parts*, the smallest pieces that any layout stores separately
-(the weight of q, of k, …), and splits into them again. Layouts of the same parts form a family; a conversion joins
-each tensor of one from parts of the other, so that it needs only a few tensors at a time.
-
-Families: ``parallel`` blocks (`ViT22B`) and ``sequential`` blocks (`PlainViT`). They compute different functions: no
-conversion leads from one to the other.
+Each layout is described by how its tensors become ours: those of `ViT22B` where the blocks are parallel, those of
+`PlainViT` where they are sequential. The two compute different functions: no conversion leads from one to the other.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Shapes of the parts, matrices ``(out, in)`` with all heads together; of all others: D. The sizes: D embed_dims, M
-# mlp_dims, N the query norm's length, h and w the grid of positions, c, i and j the patch's channels and pixels.
-PARTS = {
-    'patch.weight': 'Dcij', 'cls': '11D', 'cls_pos': '11D', 'pos': '1hwD', 'q': 'DD', 'k': 'DD', 'v': 'DD',
-    'q_norm': 'N', 'k_norm': 'N', 'attn': 'DD', 'up': 'MD', 'up.bias': 'M', 'down': 'DM',
+# Our tensors, outside of the blocks and of a block, and their shapes; with ? a model may be without it. The sizes:
+# D embed_dims, M mlp_dims, H heads, m = M / H, N of the query norm, h and w the grid of positions, c, i and j the
+# patch's channels and pixels; Q = 3 D, I = 3 D + M and O = D + M are those of fused products.
+SHAPES = {
+    'vit22b': (
+        {'patch_embed.weight': 'Dcij', 'patch_embed.bias': 'D', 'pos_embed': '1hwD', 'norm.weight': 'D'},
+        {
+            'norm.weight': 'D', 'in_proj.weight': 'ID', 'up_bias': 'Hm', 'q_norm.weight': 'N', 'k_norm.weight': 'N',
+            'out_proj.weight': 'DO', 'out_bias': 'D',
+        },
+    ),
+    'plain': (
+        {
+            'patch_embed.weight': 'Dcij', 'patch_embed.bias': 'D', 'pos_embed': '1hwD', 'cls_token': '11D?',
+            'cls_pos_embed': '11D?', 'norm.weight': 'D?', 'norm.bias': 'D?',
+        },
+        {
+            'norm1.weight': 'D', 'norm1.bias': 'D?', 'attn.qkv.weight': 'QD', 'attn.qkv.bias': 'Q?',
+            'attn.q_norm.weight': 'N?', 'attn.k_norm.weight': 'N?', 'attn.proj.weight': 'DD', 'attn.proj.bias': 'D',
+            'ls1': 'D?', 'norm2.weight': 'D', 'norm2.bias': 'D?', 'mlp.fc1.weight': 'MD', 'mlp.fc1.bias': 'M',
+            'mlp.fc2.weight': 'DM', 'mlp.fc2.bias': 'D', 'ls2': 'D?',
+        },
+    ),
 }  # fmt: skip
-Sizes = Mapping[str, int]  # the letters above, '1', and H: the number of heads
-_AXES = {'rows': 0, 'head_rows': 0, 'head_columns': 1}
-
-
-def size_letters(part: str) -> str:
-    """The shape of a part, such as ``up`` or ``blocks.3.up``, a letter for each axis."""
-    return PARTS.get(part.split('.', 2)[2] if part.startswith('blocks.') else part, 'D')
-
-
-def part_shape(part: str, sizes: Sizes) -> tuple[int, ...]:
-    """The shape of a part in a model of these sizes."""
-    return tuple(sizes[letter] for letter in size_letters(part))
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A stored tensor, and how it is joined from its parts.
-
-    Attributes:
-        name: within the model. parts: their names, as `size_letters` takes them.
-        how: ``''``: it is its one part. ``rows``: parts below each other. ``head_rows``, ``head_columns``: for each
-            head its share of every part, as `ParallelBlock` has them. ``per_head``: a vector as ``(H, n)``. ``flat``:
-            positions in a row. ``sum``: two biases added up; on the way back the first takes it all.
-        optional: whether a model may be without it.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    how: str
-    optional: bool
-
-    def join(self, parts: Sequence[Tensor], sizes: Sizes) -> Tensor:
-        """The parts to the tensor."""
-        if self.how in _AXES:
-            dim, heads = _AXES[self.how], 1 if self.how == 'rows' else sizes['H']
-            return torch.cat([part.unflatten(dim, (heads, -1)) for part in parts], dim + 1).flatten(dim, dim + 1)
-        if self.how == 'per_head':
-            return parts[0].unflatten(0, (sizes['H'], -1))
-        if self.how == 'flat':
-            return torch.cat([part.flatten(1, -2) for part in parts], 1)
-        if self.how == 'sum' and not parts[0].is_meta and parts[1].any():  # adding zeros would turn -0 into 0
-            return (parts[0].double() + parts[1].double()).to(parts[0].dtype) if parts[0].any() else parts[1]
-        return parts[0]
-
-    def split(self, tensor: Tensor, sizes: Sizes) -> Sequence[Tensor]:
-        """The tensor to its parts."""
-        if self.how in _AXES:
-            dim, heads = _AXES[self.how], 1 if self.how == 'rows' else sizes['H']
-            shares = [part_shape(part, sizes)[dim] // heads for part in self.parts]
-            return [t.flatten(dim, dim + 1) for t in tensor.unflatten(dim, (heads, -1)).split(shares, dim + 1)]
-        if self.how == 'per_head':
-            return [tensor.flatten()]
-        if self.how == 'flat':
-            tokens = len(self.parts) - 1  # ahead of the patches
-            patches = tensor[:, tokens:].unflatten(1, (sizes['h'], sizes['w']))
-            return [*(tensor[:, i : i + 1] for i in range(tokens)), patches]
-        return [tensor, torch.zeros_like(tensor)] if self.how == 'sum' else [tensor]
 
 
 @dataclass(frozen=True)
@@ -84,119 +42,130 @@ class Layout:
     """A way to store a model.
 
     Attributes:
-        name: as the tool takes it. family: the layouts that it can be converted to and from share it.
+        name: as the tool takes it. ours: the layout of ours with the same weights.
         block_name: prefix of the tensors of a block, with ``{}`` for its number.
-        signature: names that together tell this layout from the others.
-        stem: tensors outside of the blocks. block: those of a block. From a name, with ``?`` if it is optional, to a
-            part, or to parts and how they are joined (see `Stored`).
+        signature: the name that tells this layout from the others.
+        stem, block: of our tensors outside of the blocks, and of a block: the tensors that they are stored in, and how
+            (see `to_ours`). What is not named here has no place in this layout.
         ignored: beginnings of names which no other layout knows and none needs.
     """
 
     name: str
-    family: str
+    ours: str
     block_name: str
-    signature: tuple[str, ...]
+    signature: str
     stem: Mapping[str, str]
     block: Mapping[str, str]
     ignored: tuple[str, ...] = ()
 
-    def tensors(self, num_layers: int) -> Iterator[Stored]:
-        """Every tensor of a model of so many blocks, the optional ones too."""
-        blocks = ((self.block_name.format(i), f'blocks.{i}.', self.block) for i in range(num_layers))
-        for prefix, block, entries in (('', '', self.stem), *blocks):
-            for name, made in entries.items():
-                how, _, parts = made.rpartition(': ')
-                parts = tuple(block + part for part in parts.split())
-                yield Stored(prefix + name.rstrip('?'), parts, how, name.endswith('?'))
+    def groups(self, num_layers: int) -> Iterator[tuple[list[str], list[str], str, str]]:
+        """Of each group of tensors: our names, its names here, how, and what all blocks call it if it is optional."""
+        blocks = ((f'blocks.{i}.', self.block_name.format(i), self.block, 1) for i in range(num_layers))
+        for mine, its, table, in_block in (('', '', self.stem, 0), *blocks):
+            for names, stored in table.items():
+                how, _, stored = stored.rpartition(': ')
+                ours, shapes = names.split(), SHAPES[self.ours][in_block]
+                optional = mine[:6] + names if all(shapes[name].endswith('?') for name in ours) else ''
+                yield [mine + name for name in ours], [its + name for name in stored.split()], how, optional
 
 
-# --- parallel blocks -------------------------------------------------------------------------------------------------
+def to_ours(how: str, tensors: Sequence[Tensor], heads: int) -> list[Tensor]:
+    """The tensors of a group as ours.
 
-_HEAD_NORMS = {'q_norm.weight': 'q_norm', 'k_norm.weight': 'k_norm'}
-VIT22B = Layout(
-    'vit22b', 'parallel', 'blocks.{}.',
-    signature=('patch_embed.weight', 'blocks.0.in_proj.weight', 'blocks.0.out_proj.weight', 'blocks.0.up_bias'),
-    stem={
-        'patch_embed.weight': 'patch.weight', 'patch_embed.bias': 'patch.bias', 'pos_embed': 'pos',
-        'norm.weight': 'norm',
-    },
-    block={
-        'norm.weight': 'norm', 'in_proj.weight': 'head_rows: q k v up', 'up_bias': 'per_head: up.bias', **_HEAD_NORMS,
-        'out_proj.weight': 'head_columns: attn down', 'out_bias': 'sum: attn.bias down.bias',
-    },
-)  # fmt: skip
+    ``rows``: three of one shape below each other. ``grid``: positions in a row, also with the class token's ahead.
+    ``in``, ``up``, ``out``: with the heads' shares interleaved as `ParallelBlock` has them. ``sum``: two biases added
+    up; on the way back the first takes it all.
+    """
+    first = tensors[0]
+    if how == 'rows':
+        return [torch.stack(list(tensors)).flatten(0, 1)]
+    if how.endswith('grid'):
+        tokens = 1 if how == 'class grid' else 0  # ahead of the patches
+        side = math.isqrt(max(first.shape[1] - tokens, 1))
+        return [first[:, :tokens], first[:, tokens:].unflatten(1, (side, side))][1 - tokens :]
+    if how == 'in':
+        up, *qkv = first.split([len(first) - 3 * first.shape[1], *[first.shape[1]] * 3])
+        return [torch.cat([t.unflatten(0, (heads, -1)) for t in (*qkv, up)], 1).flatten(0, 1)]
+    if how == 'out':
+        return [torch.cat([t.unflatten(1, (heads, -1)) for t in tensors], 2).flatten(1, 2)]
+    if how == 'sum' and not first.is_meta and tensors[1].any():  # adding zeros would turn -0 into 0
+        return [(first.double() + tensors[1].double()).to(first.dtype) if first.any() else tensors[1]]
+    return [first.unflatten(0, (heads, -1))] if how == 'up' else [first]
+
+
+def from_ours(how: str, tensors: Sequence[Tensor], heads: int) -> list[Tensor]:
+    """Our tensors of a group as they are stored; the inverse of `to_ours`."""
+    first = tensors[0]
+    if how == 'rows':
+        return list(first.unflatten(0, (3, -1)))
+    if how.endswith('grid'):
+        return [torch.cat([t.flatten(1, -2) for t in tensors], 1)]
+    if how == 'in':
+        rows, share = first.unflatten(0, (heads, -1)), first.shape[1] // heads
+        *qkv, up = rows.split([*[share] * 3, rows.shape[1] - 3 * share], 1)
+        return [torch.cat([t.flatten(0, 1) for t in (up, *qkv)])]
+    if how == 'out':
+        columns, share = first.unflatten(1, (heads, -1)), len(first) // heads
+        return [t.flatten(1, 2) for t in columns.split([share, columns.shape[2] - share], 2)]
+    if how == 'sum':
+        return [first, torch.zeros_like(first)]
+    return [first.flatten()] if how == 'up' else [first]
+
+
+_SAME = {ours: [{name: name for name in table} for table in tables] for ours, tables in SHAPES.items()}
+VIT22B = Layout('vit22b', 'vit22b', 'blocks.{}.', 'blocks.0.up_bias', *_SAME['vit22b'])
+PLAIN = Layout('plain', 'plain', 'blocks.{}.', 'blocks.0.attn.qkv.weight', *_SAME['plain'])
 
 # timm's VisionTransformer with ParallelScalingBlock (qkv_bias=False, qk_norm=True, RMS norms, no class token).
 # timm splits the input product as [mlp | q | k | v]. Until it was mended in January 2026 (its issue 2653) it added
 # cat(zeros for q, k, v; mlp_bias) to that product, so that the bias's last entries fell on q, k and v. Here mlp_bias
 # is the MLP's, as its name, the paper and the mended block have it. At zero, timm's initial value, both are the same.
 PARALLEL = Layout(
-    'parallel', 'parallel', 'blocks.{}.',
-    signature=('patch_embed.proj.weight', 'blocks.0.in_proj.weight', 'blocks.0.attn_out_proj.weight'),
+    'parallel', 'vit22b', 'blocks.{}.', 'blocks.0.attn_out_proj.weight',
     stem={
-        'patch_embed.proj.weight': 'patch.weight', 'patch_embed.proj.bias': 'patch.bias', 'pos_embed': 'flat: pos',
-        'norm.weight': 'norm',
+        'patch_embed.weight': 'patch_embed.proj.weight', 'patch_embed.bias': 'patch_embed.proj.bias',
+        'pos_embed': 'grid: pos_embed', 'norm.weight': 'norm.weight',
     },
     block={
-        'in_norm.weight': 'norm', 'in_proj.weight': 'rows: up q k v', 'mlp_bias': 'up.bias', **_HEAD_NORMS,
-        'attn_out_proj.weight': 'attn', 'attn_out_proj.bias': 'attn.bias',
-        'mlp_out_proj.weight': 'down', 'mlp_out_proj.bias': 'down.bias',
+        'norm.weight': 'in_norm.weight', 'in_proj.weight': 'in: in_proj.weight', 'up_bias': 'up: mlp_bias',
+        'q_norm.weight': 'q_norm.weight', 'k_norm.weight': 'k_norm.weight',
+        'out_proj.weight': 'out: attn_out_proj.weight mlp_out_proj.weight',
+        'out_bias': 'sum: attn_out_proj.bias mlp_out_proj.bias',
     },
     ignored=('head.',),
 )  # fmt: skip
 
-# --- sequential blocks -----------------------------------------------------------------------------------------------
-
-_MLP = {'mlp.fc1.weight': 'up', 'mlp.fc1.bias': 'up.bias', 'mlp.fc2.weight': 'down', 'mlp.fc2.bias': 'down.bias'}
-_FUSED_BLOCK = {
-    'norm1.weight': 'norm1', 'norm1.bias?': 'norm1.bias',
-    'attn.qkv.weight': 'rows: q k v', 'attn.qkv.bias?': 'rows: q.bias k.bias v.bias',
-    'attn.q_norm.weight?': 'q_norm', 'attn.k_norm.weight?': 'k_norm',
-    'attn.proj.weight': 'attn', 'attn.proj.bias': 'attn.bias', 'ls1?': 'ls1',
-    'norm2.weight': 'norm2', 'norm2.bias?': 'norm2.bias', **_MLP, 'ls2?': 'ls2',
-}  # fmt: skip
-PLAIN = Layout(
-    'plain', 'sequential', 'blocks.{}.',
-    signature=('patch_embed.weight', 'blocks.0.attn.qkv.weight', 'blocks.0.mlp.fc1.weight'),
-    stem={
-        'cls_token?': 'cls', 'cls_pos_embed?': 'cls_pos', 'pos_embed': 'pos', 'patch_embed.weight': 'patch.weight',
-        'patch_embed.bias': 'patch.bias', 'norm.weight?': 'norm', 'norm.bias?': 'norm.bias',
-    },
-    block=_FUSED_BLOCK,
-)  # fmt: skip
-
 # The published InternViT safetensors, also inside of an InternVL model (prefix `vision_model.`).
 INTERNVIT = Layout(
-    'internvit', 'sequential', 'encoder.layers.{}.',
-    signature=('embeddings.class_embedding', 'encoder.layers.0.attn.qkv.weight'),
+    'internvit', 'plain', 'encoder.layers.{}.', 'encoder.layers.0.attn.qkv.weight',
     stem={
-        'embeddings.class_embedding': 'cls', 'embeddings.position_embedding': 'flat: cls_pos pos',
-        'embeddings.patch_embedding.weight': 'patch.weight', 'embeddings.patch_embedding.bias': 'patch.bias',
+        'cls_token': 'embeddings.class_embedding',
+        'cls_pos_embed pos_embed': 'class grid: embeddings.position_embedding',
+        **{f'patch_embed.{end}': f'embeddings.patch_embedding.{end}' for end in ('weight', 'bias')},
     },
-    block=_FUSED_BLOCK,
+    block=PLAIN.block,
 )  # fmt: skip
 
 # transformers' InternVLVisionModel, also inside of its InternVL models (prefix `vision_tower.` or with `model.`).
+_RENAMED = {
+    'norm1.': 'layernorm_before.', 'norm2.': 'layernorm_after.', 'attn.proj.': 'attention.projection_layer.',
+    'attn.': 'attention.', 'ls': 'lambda_', 'mlp.': 'mlp.',
+}  # fmt: skip
 INTERNVL_HF = Layout(
-    'internvl_hf', 'sequential', 'encoder.layer.{}.',
-    signature=('embeddings.cls_token', 'encoder.layer.0.attention.q_proj.weight'),
+    'internvl_hf', 'plain', 'encoder.layer.{}.', 'encoder.layer.0.attention.q_proj.weight',
     stem={
-        'embeddings.cls_token': 'cls', 'embeddings.position_embeddings': 'flat: cls_pos pos',
-        'embeddings.patch_embeddings.projection.weight': 'patch.weight',
-        'embeddings.patch_embeddings.projection.bias': 'patch.bias',
-        'layernorm.weight?': 'norm', 'layernorm.bias?': 'norm.bias',
+        'cls_token': 'embeddings.cls_token',
+        'cls_pos_embed pos_embed': 'class grid: embeddings.position_embeddings',
+        **{f'patch_embed.{end}': f'embeddings.patch_embeddings.projection.{end}' for end in ('weight', 'bias')},
+        **{f'norm.{end}': f'layernorm.{end}' for end in ('weight', 'bias')},
     },
     block={
-        'layernorm_before.weight': 'norm1', 'layernorm_before.bias?': 'norm1.bias',
-        **{f'attention.{p}_proj.weight': p for p in 'qkv'},
-        **{f'attention.{p}_proj.bias?': f'{p}.bias' for p in 'qkv'},
-        'attention.q_norm.weight?': 'q_norm', 'attention.k_norm.weight?': 'k_norm',
-        'attention.projection_layer.weight': 'attn', 'attention.projection_layer.bias': 'attn.bias',
-        'lambda_1?': 'ls1', 'layernorm_after.weight': 'norm2', 'layernorm_after.bias?': 'norm2.bias',
-        **_MLP, 'lambda_2?': 'ls2',
+        **{name: next(new + name.removeprefix(old) for old, new in _RENAMED.items() if name.startswith(old))
+           for name in PLAIN.block},
+        **{f'attn.qkv.{end}': 'rows: ' + ' '.join(f'attention.{p}_proj.{end}' for p in 'qkv')
+           for end in ('weight', 'bias')},
     },
     ignored=('embeddings.mask_token',),  # for masked pre-training only
 )  # fmt: skip
 
 LAYOUTS = {layout.name: layout for layout in (VIT22B, PARALLEL, PLAIN, INTERNVIT, INTERNVL_HF)}
-OURS = {'parallel': 'vit22b', 'sequential': 'plain'}

@@ -12,15 +12,9 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import CheckpointError, describe, shorten
+from .errors import CheckpointError, shorten
 
 INDEX = '.safetensors.index.json'
-DTYPES = {  # the names of the safetensors format
-    'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16,
-    'F8_E4M3': torch.float8_e4m3fn, 'F8_E5M2': torch.float8_e5m2, 'I64': torch.int64, 'I32': torch.int32,
-    'I16': torch.int16, 'I8': torch.int8, 'U8': torch.uint8, 'U16': torch.uint16, 'U32': torch.uint32,
-    'U64': torch.uint64, 'BOOL': torch.bool, 'C64': torch.complex64,
-}  # fmt: skip
 # What has been read of a mapped file stays resident, so the map is replaced by a new one after this many bytes.
 REMAP_BYTES = 32 * 2**20
 
@@ -48,8 +42,13 @@ class LazyWeights(dict[str, Tensor]):
             raise CheckpointError(f'{self.path}: {name} has changed since the file was opened')
         return tensor
 
-    def under(self, prefix: str) -> 'LazyWeights':
-        """The weights whose names begin with a prefix, without it; a `CheckpointError` where there are none."""
+    def under(self, prefix: str | None) -> 'LazyWeights':
+        """The weights whose names begin with a prefix, without it; a `CheckpointError` where there are none.
+
+        None: those of the backbone, which the checkpoint holds alone or, under ``backbone.``, inside a whole model.
+        """
+        if prefix is None:
+            prefix = 'backbone' if any(name.startswith('backbone.') for name in self) else ''
         prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
         infos = {name.removeprefix(prefix): info for name, info in self.items() if name.startswith(prefix)}
         if not infos:
@@ -83,10 +82,8 @@ def weight_files(path: str | Path) -> list[Path]:
         found = sorted(path.glob(f'*{INDEX}')) or sorted(path.glob('*.safetensors'))
         found = [file for file in found if file.name.startswith('model.safetensors')] or found  # as transformers does
         if len(found) != 1:
-            what = (
-                f'several files and no index of all: {shorten(f.name for f in found)}' if found else 'no .safetensors'
-            )
-            raise CheckpointError(f'{path}: holds {what}; give one file or index, or fetch the index')
+            several = f'several files and no index of all: {shorten(file.name for file in found)}'
+            raise CheckpointError(f'{path}: holds {several if found else "no .safetensors"}; give one file or index')
         path = found[0]
     if not path.is_file():
         raise CheckpointError(f'{path}: no such checkpoint file')
@@ -125,33 +122,14 @@ def open_weights(path: str | Path) -> LazyWeights:
     return LazyWeights(first.parent, infos, lambda name: files[held[name]].read(name))
 
 
-def read_pretrained(path: str | Path, prefix: str | None = None) -> LazyWeights:
-    """The weights of a backbone from a checkpoint that holds it alone or inside a whole model.
-
-    Args:
-        path: as for `weight_files`.
-        prefix: keep what begins with it, without it. None: ``backbone.`` where the file has such names.
-
-    Raises:
-        CheckpointError: no tensor begins with ``prefix``; or see `open_weights`.
-    """
-    weights = open_weights(path)
-    if prefix is None:
-        prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
-    return weights.under(prefix)
-
-
 def read_checkpoint(path: str | Path) -> dict:
     """Read weights and, from a ``.pth`` written by PyTorch or mmengine, what lies beside; no code is run from it.
-
-    Args:
-        path: as for `weight_files`.
 
     Returns:
         What a ``.pth`` holds, its tensors memory-mapped; ``{'state_dict': …}`` for safetensors.
 
     Raises:
-        CheckpointError: see `open_weights`.
+        CheckpointError: see `open_weights`, also for ``path``.
     """
     path = weight_files(path)[0]
     if path.name.endswith(('.safetensors', INDEX)):
@@ -172,12 +150,10 @@ def read_checkpoint(path: str | Path) -> dict:
         ) from error
     except Exception as error:  # a damaged pickle may end in any
         raise CheckpointError(f'{path}: cannot be read as a checkpoint ({error}); is the copy complete?') from error
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict')
+    if not isinstance(checkpoint, Mapping) or not all(isinstance(name, str) for name in _inner(checkpoint)):
+        raise CheckpointError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict: names and tensors')
     if not isinstance(checkpoint.get('meta') or {}, dict):
         raise CheckpointError(f'{path}: its meta is a {type(checkpoint["meta"]).__name__}, not a dictionary')
-    if strange := [name for name in _inner(checkpoint) if not isinstance(name, str)]:
-        raise CheckpointError(f'{path}: has names that are no text: {", ".join(map(repr, strange[:5]))}')
     return checkpoint
 
 
@@ -200,10 +176,9 @@ def _inner(checkpoint: Mapping) -> Mapping:
 def _open_pickle(path: Path) -> LazyWeights:
     checkpoint = read_checkpoint(path)
     state, seen = state_dict_of(checkpoint), 0
-    for name, tensor in state.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise CheckpointError(f'{path}: {describe(name, tensor)} is not a dense tensor')
-    infos = {name: torch.empty(t.shape, dtype=t.dtype, device='meta') for name, t in state.items()}
+    if odd := {name: tensor for name, tensor in state.items() if tensor.layout is not torch.strided}:
+        raise CheckpointError(f'{path}: not dense tensors: {shorten(odd)}')
+    infos = {name: torch.empty_like(tensor, device='meta') for name, tensor in state.items()}
 
     def read(name: str) -> Tensor:
         nonlocal state, seen
@@ -212,19 +187,17 @@ def _open_pickle(path: Path) -> LazyWeights:
             state, seen = state_dict_of(read_checkpoint(path)), infos[name].nbytes
         return state[name].detach().clone(memory_format=torch.contiguous_format)
 
-    meta = checkpoint.get('meta')
-    return LazyWeights(path, infos, read, meta if isinstance(meta, dict) else None)
+    return LazyWeights(path, infos, read, checkpoint.get('meta'))
 
 
 def _open_file(path: Path) -> LazyWeights:
     try:
-        # Not memory-mapped: a file that is overwritten later could then change or crash the process.
+        with safe_open(path, framework='pt') as mapped:  # for shapes and types; no data are touched
+            infos = {name: mapped.get_tensor(name).to('meta') for name in mapped.offset_keys()}
+        # Read, not mapped: a file that is overwritten later could then change or crash the process.
         file = safe_open(path, framework='pt', backend='pread')
-        slices = {name: file.get_slice(name) for name in file.offset_keys()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path}: not a complete safetensors file ({error}); copy it again') from error
-    if unknown := {name: s.get_dtype() for name, s in slices.items() if s.get_dtype() not in DTYPES}:
-        raise CheckpointError(f'{path}: tensors of types that are not known here: {unknown}')
 
     def read(name: str) -> Tensor:
         try:
@@ -232,5 +205,4 @@ def _open_file(path: Path) -> LazyWeights:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f'{path}: {name} cannot be read ({error}); copy it again') from error
 
-    infos = {n: torch.empty(s.get_shape(), dtype=DTYPES[s.get_dtype()], device='meta') for n, s in slices.items()}
     return LazyWeights(path, infos, read)

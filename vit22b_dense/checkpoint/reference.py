@@ -19,8 +19,7 @@ class Reference:
     Attributes:
         kind: ``'file'`` (also a folder), ``'hub'`` or ``'random'``.
         name: path of the file or folder, or the hub's name.
-        size, sha256: of a file: its bytes; of a folder: all its weight files' bytes, and the hash of their names and
-            hashes.
+        size, sha256: of a file; of a folder: all its weight files' bytes, and the hash of their names and hashes.
         revision: of the hub's model. seed: of random weights.
     """
 
@@ -45,10 +44,8 @@ class Reference:
         path = Path(source['path']).expanduser().resolve()
         stats = {file: file.stat() for file in weight_files(path)}
         hashes = {file.name: _sha256(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
-        digest = hashes.get(path.name)
-        if digest is None or len(hashes) > 1:
-            lines = ''.join(f'{name} {sha256}\n' for name, sha256 in sorted(hashes.items()))
-            digest = hashlib.sha256(lines.encode()).hexdigest()
+        lines = ''.join(f'{name} {sha256}\n' for name, sha256 in sorted(hashes.items()))
+        digest = hashlib.sha256(lines.encode()).hexdigest() if {*hashes} != {path.name} else hashes[path.name]
         return cls('file', str(path), sum(stat.st_size for stat in stats.values()), digest)
 
     def to_dict(self) -> dict:
@@ -90,8 +87,8 @@ def fingerprint(path: str | Path) -> str:
         size = file.stat().st_size
         found.update(f'{size}\n'.encode())
         with open(file, 'rb') as opened:
-            for at in sorted({(size - BLOCK) * n // (BLOCKS - 1) for n in range(BLOCKS)} if size > BLOCK else {0}):
-                opened.seek(at)
+            for n in range(BLOCKS if size > BLOCK else 1):
+                opened.seek(max(size - BLOCK, 0) * n // (BLOCKS - 1))
                 found.update(opened.read(BLOCK))
     return found.hexdigest()[:6]
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, TensorSpec
 from torch import Tensor
 
 from ..files import sweep, written_whole
-from .errors import CheckpointError, describe, human, shorten
-from .reading import DTYPES, INDEX, LazyWeights
+from .errors import CheckpointError, human, shorten
+from .reading import INDEX, LazyWeights
 
-CODES = {dtype: code for code, dtype in DTYPES.items()}
 Progress = Callable[[int, int], None]
 
 
@@ -61,20 +61,16 @@ def write_weights(
                 _write_file(beside, weights, read)
             else:
                 _write_shards(beside, weights, max_shard_bytes, read)
-    except FileExistsError as error:
-        raise CheckpointError(f'{path}: has come to exist meanwhile; nothing was written') from error
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(
             f'{path}: cannot be written ({error}); it takes {human(total)}. Nothing is left of the attempt'
         ) from error
 
 
 def _check_destination(path: Path, overwrite: bool, total: int) -> None:
-    if path.is_dir():
-        foreign = [p.name for p in path.iterdir() if not p.name.endswith(('.safetensors', INDEX)) or p.is_dir()]
-        if foreign or path.suffix in {'.pth', '.safetensors'}:
-            held = f'it holds {shorten(sorted(foreign))}' if foreign else f'{path.suffix} is for files'
-            raise CheckpointError(f'{path}: is a folder and is not replaced, {held}; choose another name')
+    held = sorted(path.iterdir()) if path.is_dir() else []
+    if foreign := [p.name for p in held if not p.name.endswith(('.safetensors', INDEX)) or p.is_dir()]:
+        raise CheckpointError(f'{path}: is not replaced, it holds {shorten(foreign)}; choose another name')
     if os.path.lexists(path) and not overwrite:
         raise CheckpointError(f'{path}: exists; choose another name, or --overwrite')
     free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
@@ -89,10 +85,9 @@ def _write_file(path: Path, infos: Mapping[str, Tensor], read: Callable[[str], T
     header, end = {'__metadata__': {'format': 'pt'}}, 0
     for name in names:
         info = infos[name]
-        if info.dtype not in CODES:
-            raise CheckpointError(f'{describe(name, info)}: safetensors cannot hold this type')
         start, end = end, end + info.nbytes
-        header[name] = dict(dtype=CODES[info.dtype], shape=info.shape, data_offsets=[start, end])
+        spec = TensorSpec(dtype=str(info.dtype)[6:], shape=info.shape, data_ptr=0, data_len=info.nbytes)
+        header[name] = dict(dtype=spec.dtype, shape=spec.shape, data_offsets=[start, end])
     text = json.dumps(header, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)
     with open(path, 'wb') as file:

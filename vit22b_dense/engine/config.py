@@ -30,13 +30,14 @@ AXES = {
     'data_root': ('VIT22B_DATA_ROOT', 'folder of the data set'),
     'features': ('VIT22B_FEATURES', 'folder of features, for --regime cached (default: one in work_dirs/features)'),
 }
-FOLDERS = {'backbone': 'backbones', 'regime': 'regimes', 'fraction': 'fractions'}
+FOLDERS = {'backbone': 'backbones', 'regime': 'regimes'}
+FRACTIONS = ['1', '1/16', '1/2', '1/4', '1/8']  # those with a number of iterations in `_base_/runtime.py`
 # What `configs/_base_` makes configs of: used up when the config is read, so no run reads it.
 INGREDIENTS = frozenset({
     'augmentation', 'backbone', 'classes', 'crop_size', 'data_root', 'dataset', 'embed_dims', 'factors', 'flips',
     'fraction', 'frozen', 'inference', 'init_cfg', 'levels', 'load_image', 'loading', 'max_depth', 'max_iters',
     'metainfo', 'num_classes', 'palette', 'patch', 'patch_size', 'pixel_mean', 'pixel_std', 'ratios', 'resize',
-    'scales', 'side', 'stride', 'test_resize', 'train_pipeline', 'weights',
+    'scales', 'side', 'stride', 'test_resize', 'train_data', 'train_pipeline', 'val_data', 'weights',
 })  # fmt: skip
 # What mmengine's runners read: the arguments of both, and what they and mmseg's scripts take from the config besides.
 RUN_KEYS = {
@@ -278,14 +279,10 @@ def _axis_value(path: Path, axis: str, value: str) -> str:
         if not (value.isascii() and value.isdecimal() and int(value) < 2**32):
             raise ConfigError(f'--seed {value}: give a whole number from 0 to 2^32 - 1')
         return value
-    if axis not in FOLDERS:
-        return value
-    name = value.replace('/', '_')
-    known = axis_values(path, axis)
-    if known and name not in known:
-        shown = ', '.join(v.replace('_', '/') if axis == 'fraction' else v for v in known)
-        raise ConfigError(f'unknown {axis} {value!r} for {path}; known: {shown}')
-    return name
+    known = FRACTIONS if axis == 'fraction' else axis_values(path, axis) if axis in FOLDERS else []
+    if known and value not in known:
+        raise ConfigError(f'unknown {axis} {value!r} for {path}; known: {", ".join(known)}')
+    return value
 
 
 def axis_values(path: Path, axis: str) -> list[str]:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import nn
 
-from ..checkpoint import check_finite, check_fit, fitting_part
+from ..checkpoint import check_finite, check_fit
 from ..datasets.seeding import seed_random_state
 from ..evaluation.companions import summary
 from ..files import write_atomically
@@ -148,11 +148,7 @@ class CheckpointFitHook(Hook):
         """Complete and check before the runner copies the weights into the model."""
         model = unwrapped(runner.model)
         source = runner._load_from or find_checkpoint(runner.work_dir)
-        state = complete(model, checkpoint, source)
-        if self.allow_partial:
-            state = fitting_part(model, state, source)
-        else:
-            check_fit(model, state, source)
+        state = check_fit(model, complete(model, checkpoint, source), source, allow_partial=self.allow_partial)
         check_finite(state, source)
         checkpoint['state_dict'] = state
 

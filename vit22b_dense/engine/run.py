@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import CheckpointError, load_weights, read_checkpoint, state_dict_of
+from ..datasets.empty import empty_named
 from ..errors import UserError
 from ..files import naming
 from .config import ConfigError, add_config_arguments, axes_of, check_data, config_of, default_work_dir
@@ -105,14 +106,8 @@ class DenseRunner(Runner):
     @staticmethod
     def build_dataloader(dataloader: dict | DataLoader, seed: int | None = None, diff_rank_seed: bool = False):
         """mmengine's, which fails without a name where a data set is empty."""
-        try:
+        with empty_named(dataloader['dataset'] if isinstance(dataloader, dict) else dataloader.dataset):
             return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        except ValueError as error:
-            if 'need at least one array to concatenate' not in str(error):
-                raise
-            data = dataloader['dataset']
-            place = Path(data.get('data_root') or '', (data.get('data_prefix') or {}).get('img_path', ''))
-            raise UserError(f'{place}: holds no image that {data["type"]} reads; look at --data-root') from error
 
     def load_or_resume(self) -> None:
         """Load ``load_from``, or with ``resume`` and without it the latest checkpoint of the work dir."""

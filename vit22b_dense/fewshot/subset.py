@@ -1,19 +1,16 @@
 """Nested few-shot subsets, defined by the data alone."""
 
 import hashlib
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 from mmseg.registry import DATASETS
 
+from ..datasets.empty import empty_named, no_samples
 from ..datasets.names import sample_names
 from ..errors import UserError
-
-_EMPTY = 'need at least one array to concatenate'  # numpy, where mmengine puts no samples together
 
 
 def parse_fraction(fraction: str | float) -> Fraction:
@@ -58,19 +55,6 @@ def digest(names: Sequence[str]) -> str:
     return hashlib.sha256(_utf8(''.join(f'{name}\n' for name in sorted(names)))).hexdigest()
 
 
-def _suffix_hint(known: Mapping[str, Any], kind: type | None) -> str:
-    """Which files an empty data set of mmseg's has looked for; empty where that does not say."""
-    default = inspect.signature(kind).parameters.get('img_suffix') if kind else None
-    suffix = known.get('img_suffix') or (default.default if default else None)
-    if not isinstance(suffix, str):
-        return ''
-    folder = (known.get('data_prefix') or {}).get('img_path', '')
-    where = f' in {folder}' if folder and not known.get('ann_file') else ''
-    return (
-        f'. It looks for images{where} whose names end with {suffix}; other files need img_suffix or FolderSegDataset'
-    )
-
-
 @DATASETS.register_module()
 class FewShotSubset:
     """A fraction of a data set: nested (1/16 lies inside 1/8, and so on) and the same everywhere.
@@ -91,7 +75,7 @@ class FewShotSubset:
 
     def __init__(self, dataset: Any, fraction: str | float, seed: int = 0, unit: str | None = None) -> None:
         self.fraction, self.seed, self.unit = parse_fraction(fraction), seed, unit
-        with self._empty_named(dataset):
+        with empty_named(dataset):
             self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if getattr(self.dataset, '_fully_initialized', True):
             self.full_init()
@@ -104,11 +88,11 @@ class FewShotSubset:
     @cached_property
     def indices(self) -> list[int]:
         """Positions of the chosen samples in the wrapped data set."""
-        with self._empty_named(self.dataset):
+        with empty_named(self.dataset):
             self.dataset.full_init()
-            names = sample_names(self.dataset)
-            if not names:
-                raise ValueError(_EMPTY)
+        names = sample_names(self.dataset)
+        if not names:
+            raise no_samples(self.dataset)
         return select(names, self._units(names), self.fraction, self.seed)
 
     def full_init(self) -> None:
@@ -126,22 +110,6 @@ class FewShotSubset:
         """The unit of each chosen sample."""
         indices, units = self.indices, self._units(sample_names(self.dataset))
         return [units[i] for i in indices]
-
-    @contextmanager
-    def _empty_named(self, dataset: Any) -> Iterator[None]:
-        """Name the data set where it is empty."""
-        try:
-            yield
-        except ValueError as error:
-            if str(error) != _EMPTY:
-                raise
-            known = dataset if isinstance(dataset, dict) else vars(dataset)
-            name = known.get('type', type(dataset).__name__)
-            place = f' in {known["data_root"]}' if known.get('data_root') else ''
-            raise UserError(
-                f'fraction {self.fraction} of {name} selects nothing: the data set is empty, no samples{place}'
-                f'{_suffix_hint(known, DATASETS.get(name))}'
-            ) from error
 
     def _units(self, names: list[str]) -> list[str]:
         unit = self.unit or getattr(self.dataset, 'few_shot_unit', 'frame')

@@ -1,11 +1,11 @@
 """UperNet (arXiv 1807.10221) on four scales made from four depths of a plain ViT."""
 
-_base_ = ['../model.py']
+_base_ = ['../backbones/{{$VIT22B_BACKBONE:vit22b_base}}.py', '../regimes/{{$VIT22B_REGIME:frozen}}.py']
 
 model = dict(
     type='DenseSegmentor',
-    data_preprocessor=dict(type='SegDataPreProcessor'),
-    backbone=dict(out_indices=_base_.levels),
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=_base_.pixel_mean, std=_base_.pixel_std, bgr_to_rgb=True),
+    backbone=dict(**_base_.backbone, frozen=_base_.frozen, out_indices=_base_.levels),
     neck=dict(type='TokenPyramid', in_channels=_base_.embed_dims, out_channels=512),
     decode_head=dict(
         type='UPerHead',

@@ -10,22 +10,9 @@ tta_pipeline = [
     loading[0],
     dict(type='TestTimeAug', transforms=[_base_.scales, _base_.flips, [loading[1]], test_pipeline[-1:]]),
 ]
-train_dataloader = dict(
-    dataset=dict(
-        dataset=dict(
-            dataset=dict(
-                **dataset,
-                data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-                pipeline=[*loading, *_base_.augmentation],
-            )
-        )
-    )
-)
-val_dataloader = dict(
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=test_pipeline,
-    )
-)
+train_pipeline = [*loading, *_base_.augmentation]
+train_data = dict(data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'))
+val_data = dict(data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'))
+train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(**dataset, **train_data, pipeline=train_pipeline))))
+val_dataloader = dict(dataset=dict(**dataset, **val_data, pipeline=test_pipeline))
 test_dataloader = val_dataloader

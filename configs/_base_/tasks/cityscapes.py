@@ -14,26 +14,10 @@ tta_pipeline = [
     loading[0],
     dict(type='TestTimeAug', transforms=[_base_.factors, _base_.flips, [loading[1]], test_pipeline[-1:]]),
 ]
-train_dataloader = dict(
-    dataset=dict(
-        dataset=dict(
-            dataset=dict(
-                **dataset,
-                data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
-                pipeline=[
-                    *loading,
-                    dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
-                    *_base_.augmentation[1:],
-                ],
-            )
-        )
-    )
-)
-val_dataloader = dict(
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
-        pipeline=test_pipeline,
-    )
-)
+resize = dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True)
+train_pipeline = [*loading, resize, *_base_.augmentation[1:]]
+train_data = dict(data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'))
+val_data = dict(data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'))
+train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(**dataset, **train_data, pipeline=train_pipeline))))
+val_dataloader = dict(dataset=dict(**dataset, **val_data, pipeline=test_pipeline))
 test_dataloader = val_dataloader

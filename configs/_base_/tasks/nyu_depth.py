@@ -14,32 +14,13 @@ tta_pipeline = [
     loading[0],
     dict(type='TestTimeAug', transforms=[_base_.flips, [loading[1]], test_pipeline[-1:]]),
 ]
-train_dataloader = dict(
-    dataset=dict(
-        dataset=dict(
-            dataset=dict(
-                **dataset,
-                data_prefix=dict(img_path='sync', depth_path='sync'),
-                ann_file='nyu_train.txt',
-                pipeline=[
-                    *loading,
-                    dict(type='DepthRandomCrop', crop_size=crop_size),
-                    dict(type='DepthRandomFlip', prob=0.5),
-                    dict(type='PhotoMetricDistortion'),
-                    dict(type='PackDepthInputs'),
-                ],
-            )
-        )
-    )
+train_pipeline = [*loading, dict(type='DepthRandomCrop', crop_size=crop_size), *_base_.augmentation]
+train_data = dict(data_prefix=dict(img_path='sync', depth_path='sync'), ann_file='nyu_train.txt')
+val_data = dict(
+    data_prefix=dict(img_path='official_splits/test', depth_path='official_splits/test'), ann_file='nyu_test.txt'
 )
-val_dataloader = dict(
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='official_splits/test', depth_path='official_splits/test'),
-        ann_file='nyu_test.txt',
-        pipeline=test_pipeline,
-    )
-)
+train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(**dataset, **train_data, pipeline=train_pipeline))))
+val_dataloader = dict(dataset=dict(**dataset, **val_data, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(max_depth=max_depth, crop='nyu', average='image', distances=(0, 2, 4, 10))
 test_evaluator = val_evaluator

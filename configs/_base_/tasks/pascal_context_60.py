@@ -15,18 +15,8 @@ tta_pipeline = [
     dict(type='TestTimeAug', transforms=[_base_.scales, _base_.flips, [loading[1]], test_pipeline[-1:]]),
 ]
 train_pipeline = [*loading, *_base_.augmentation]
-train_dataloader = dict(
-    dataset=dict(
-        dataset=dict(
-            dataset=dict(**dataset, ann_file='ImageSets/SegmentationContext/train.txt', pipeline=train_pipeline)
-        )
-    )
-)
-val_dataloader = dict(
-    dataset=dict(
-        **dataset,
-        ann_file='ImageSets/SegmentationContext/val.txt',
-        pipeline=test_pipeline,
-    )
-)
+train_data = dict(ann_file='ImageSets/SegmentationContext/train.txt')
+val_data = dict(ann_file='ImageSets/SegmentationContext/val.txt')
+train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(**dataset, **train_data, pipeline=train_pipeline))))
+val_dataloader = dict(dataset=dict(**dataset, **val_data, pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -15,24 +15,11 @@ tta_pipeline = [
     *test_pipeline[:2],
     dict(type='TestTimeAug', transforms=[_base_.flips, [loading[1]], test_pipeline[-1:]]),
 ]
-train_pipeline = [
-    *loading,
-    resize,
-    dict(type='DepthRandomCrop', crop_size=crop_size),
-    dict(type='DepthRandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackDepthInputs'),
-]
-train_dataloader = dict(
-    dataset=dict(dataset=dict(dataset=dict(**dataset, data_prefix=dict(img_path='training'), pipeline=train_pipeline)))
-)
-val_dataloader = dict(
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='validation'),
-        pipeline=test_pipeline,
-    )
-)
+train_pipeline = [*loading, resize, dict(type='DepthRandomCrop', crop_size=crop_size), *_base_.augmentation]
+train_data = dict(data_prefix=dict(img_path='training'))
+val_data = dict(data_prefix=dict(img_path='validation'))
+train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(**dataset, **train_data, pipeline=train_pipeline))))
+val_dataloader = dict(dataset=dict(**dataset, **val_data, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(max_depth=max_depth, distances=(0, 20, 40, 80))
 test_evaluator = val_evaluator

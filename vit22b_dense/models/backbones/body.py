@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint import load_weights, read_pretrained
+from ...checkpoint import load_weights, open_weights
 from .contract import DTYPES, PlainBackbone, draw_seed, file_source, reflect_to_multiple
 from .pos_embed import resize_pos_embed, to_grid
 
@@ -139,7 +139,7 @@ class PlainBody(PlainBackbone):
         Raises:
             CheckpointError: they do not fit; nothing is loaded then.
         """
-        state = read_pretrained(path, prefix)
+        state = open_weights(path).under(prefix)
         if 'pos_embed' in state:
             grid = to_grid(state.read('pos_embed'), path)
             state['pos_embed'] = resize_pos_embed(grid, tuple(self.pos_embed.shape[1:3]))
