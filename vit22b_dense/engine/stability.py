@@ -77,7 +77,7 @@ class StabilityHook(Hook):
     the maximum of the logits and the mean of the entropies count.
 
     Args:
-        interval: iterations between two looks.
+        interval: iterations between two looks; 0 for none.
         heads: how many of each block.
         images: how many of each process.
         warn: share of the largest possible entropy, ``log(tokens)``, below which a block is warned of, once.
@@ -110,7 +110,7 @@ class StabilityHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Watch the blocks during this iteration, if it is one to look at."""
-        if runner.iter and not self.every_n_train_iters(runner, self.interval):
+        if not self.interval or (runner.iter and not self.every_n_train_iters(runner, self.interval)):
             return
         backbone = getattr(unwrapped(runner.model), 'backbone', None)
         blocks = getattr(backbone, 'blocks', None) or getattr(getattr(backbone, 'timm_model', None), 'blocks', ())
