@@ -49,21 +49,22 @@ def test_the_statistics_are_those_of_a_softmax_written_out():
 
 
 def heads_of(block, tokens, which):
-    """Queries and keys of some heads of the first image, from the block's weights."""
+    """Queries and keys of some heads of each image, from the block's weights."""
     heads, width = SIZES['num_heads'], SIZES['embed_dims']
     if hasattr(block, 'in_proj'):
-        y = F.rms_norm(tokens, (width,), block.norm.weight, 1e-6)[0]
+        y = F.rms_norm(tokens, (width,), block.norm.weight, 1e-6)
         rows = block.in_proj.weight.unflatten(0, (heads, -1))
         size = width // heads
         return [
             tuple(
-                F.rms_norm(y @ rows[h, part * size : (part + 1) * size].T, (size,), norm.weight, 1e-6)
+                F.rms_norm(one @ rows[h, part * size : (part + 1) * size].T, (size,), norm.weight, 1e-6)
                 for part, norm in enumerate((block.q_norm, block.k_norm))
             )
             for h in which
+            for one in y
         ]
-    q, k, _ = block.attn.qkv(block.norm1(tokens)[0]).chunk(3, dim=-1)
-    return [(q.chunk(heads, dim=-1)[h], k.chunk(heads, dim=-1)[h]) for h in which]
+    q, k, _ = block.attn.qkv(block.norm1(tokens)).chunk(3, dim=-1)
+    return [pair for h in which for pair in zip(q.chunk(heads, dim=-1)[h], k.chunk(heads, dim=-1)[h], strict=True)]
 
 
 def fake_runner(backbone, iteration):

@@ -37,9 +37,13 @@ def logit_and_entropy(
     """
     with torch.autocast(query.device.type, enabled=False):
         query, key = (t[:images, list(heads)].float() for t in (query, key))
-        logits = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        log_p = logits.log_softmax(dim=-1)
-        return logits.max(), -(log_p.exp() * log_p).sum(dim=-1).mean()
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        found = []
+        for q, k in zip(query, key, strict=True):  # one after the other: the logits of one take memory enough
+            logits = q @ k.transpose(-1, -2) * scale
+            log_p = logits.log_softmax(dim=-1)
+            found.append(torch.stack([logits.max(), -(log_p.exp() * log_p).sum(dim=-1).mean()]))
+        return torch.stack(found)[:, 0].max(), torch.stack(found)[:, 1].mean()
 
 
 class Watch(TorchFunctionMode):
@@ -69,8 +73,9 @@ class StabilityHook(Hook):
 
     Without QK-norm the logits of large models grow until each token attends to one other, and the training diverges
     (ViT-22B, arXiv 2302.05442, section 2). Looked at are the first and then every ``interval``-th iteration, and there
-    a few heads of a few images, others each time. It takes what a block calls `scaled_dot_product_attention` with, so
-    any backbone will do. Nothing is done where the backbone does not learn.
+    a few heads of a few images, others each time: a head may well be one-hot on a single plain image. It takes what a
+    block calls `scaled_dot_product_attention` with, so any backbone will do. Nothing is done where the backbone does
+    not learn.
 
     The log has ``max_logit`` and ``min_entropy``, the extremes over the blocks; the JSON log also
     ``attention/max_logit/I`` and ``attention/entropy/I`` of each block I. Entropies are in nats. Of several processes,
@@ -94,7 +99,7 @@ class StabilityHook(Hook):
         self,
         interval: int = 50,
         heads: int = 2,
-        images: int = 1,
+        images: int = 4,
         warn: float = 0.1,
         stop: float = 0.01,
         max_logit: float = 1e4,
