@@ -20,7 +20,8 @@ from vit22b_dense import ViT22B
 
 TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
 CONFIGS = REPO / 'configs'
-LEAVES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob('[!_]*/*.py'))
+# of dense prediction: mmseg has no classifier
+LEAVES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob('[!_]*/*.py') if p.parent.name != 'pretrain')
 TASKS = {'segmentation': 'demo/linear.py', 'depth': 'demo/linear_depth.py'}
 SMALL = [
     'train_cfg.max_iters=1',

@@ -28,8 +28,8 @@ class PlainBlock(nn.Module):
         self.w2 = nn.Parameter(columns[:, :, hd:].reshape(D, M).clone())
         self.b2 = nn.Parameter(block.out_bias.detach().clone())
         self.g = nn.Parameter(block.norm.weight.detach().clone())
-        self.gq = nn.Parameter(block.q_norm.weight.detach().clone())
-        self.gk = nn.Parameter(block.k_norm.weight.detach().clone())
+        norms = [norm for norm in (block.q_norm, block.k_norm) if hasattr(norm, 'weight')]
+        self.qk = nn.ParameterList(norm.weight.detach().clone() for norm in norms)
 
     @staticmethod
     def rms(x, g):
@@ -39,7 +39,9 @@ class PlainBlock(nn.Module):
         y = self.rms(x, self.g)
         attention = 0
         for h in range(H):
-            q, k, v = self.rms(y @ self.wq[h].T, self.gq), self.rms(y @ self.wk[h].T, self.gk), y @ self.wv[h].T
+            q, k, v = y @ self.wq[h].T, y @ self.wk[h].T, y @ self.wv[h].T
+            if self.qk:
+                q, k = self.rms(q, self.qk[0]), self.rms(k, self.qk[1])
             weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(D // H), dim=-1)
             attention = attention + weights @ v @ self.wo[:, h].T
         up = y @ self.w1.T + self.b1
@@ -47,17 +49,17 @@ class PlainBlock(nn.Module):
         return x + attention + gelu @ self.w2.T + self.b2
 
 
-def random_block() -> ParallelBlock:
+def random_block(qk_norm=True) -> ParallelBlock:
     torch.manual_seed(1)
-    block = ParallelBlock(D, H, M)
+    block = ParallelBlock(D, H, M, qk_norm=qk_norm)
     for param in block.parameters():  # no norm at one, no bias at zero, sharp attention: every term must count
         nn.init.normal_(param, mean=0.5 if param.ndim == 1 else 0.0, std=0.4)
     return block
 
 
-@pytest.mark.parametrize('batch', [1, 3])
-def test_equals_the_formula_forward_and_every_gradient(batch):
-    block, plain = random_block(), None
+@pytest.mark.parametrize(('batch', 'qk_norm'), [(1, True), (3, True), (2, False)])
+def test_equals_the_formula_forward_and_every_gradient(batch, qk_norm):
+    block, plain = random_block(qk_norm), None
     plain = PlainBlock(block)
     x = torch.randn(batch, N, D)
     x1, x2 = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -79,9 +81,10 @@ def test_equals_the_formula_forward_and_every_gradient(batch):
         'w2': (columns[:, :, hd:].reshape(D, M), plain.w2.grad),
         'b2': (block.out_bias.grad, plain.b2.grad),
         'norm': (block.norm.weight.grad, plain.g.grad),
-        'q_norm': (block.q_norm.weight.grad, plain.gq.grad),
-        'k_norm': (block.k_norm.weight.grad, plain.gk.grad),
     }
+    if qk_norm:
+        pairs['q_norm'] = (block.q_norm.weight.grad, plain.qk[0].grad)
+        pairs['k_norm'] = (block.k_norm.weight.grad, plain.qk[1].grad)
     assert len(pairs) - 1 == sum(1 for _ in plain.parameters())
     for name, (fused, written_out) in pairs.items():
         scale = written_out.abs().max()

@@ -18,7 +18,8 @@ CONFIGS = REPO / 'configs'
 LEAVES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob('[!_]*/*.py'))
 # A depth config is assembled from a task whose name ends so.
 DEPTH = [leaf for leaf in LEAVES if re.search(r"tasks/\w+_depth\.py'", (CONFIGS / leaf).read_text())]
-SEGMENTATION = [leaf for leaf in LEAVES if leaf not in DEPTH]
+DENSE = [leaf for leaf in LEAVES if not leaf.startswith('pretrain/')]
+SEGMENTATION = [leaf for leaf in DENSE if leaf not in DEPTH]
 BACKBONES = axis_values(CONFIGS / LEAVES[0], 'backbone')
 FRACTIONS = {'1': 80000, '1/2': 40000, '1/4': 20000, '1/8': 10000, '1/16': 5000}
 # config folder and stem's ending -> dataset type, classes, training images folder or list
@@ -116,7 +117,7 @@ def weights_for(backbone, folder):
 
 @pytest.mark.parametrize(
     ('leaf', 'backbone'),
-    [(leaf, b) for leaf in LEAVES for b in BACKBONES if b == 'vit22b_base' or leaf in EVERY_DECODER],
+    [(leaf, b) for leaf in DENSE for b in BACKBONES if b == 'vit22b_base' or leaf in EVERY_DECODER],
 )
 def test_every_config_builds_with_its_decoder_on_every_backbone(leaf, backbone, tmp_path):
     if backbone.startswith('deit3'):

@@ -140,3 +140,12 @@ def test_compiled_blocks_give_the_same_maps_and_gradients(frozen):
     torch.testing.assert_close(maps[:2], maps[2:], rtol=1e-4, atol=1e-5)
     if not frozen:
         torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_without_qk_norm_run_as_they_are():
+    sizes = dict(embed_dims=16, num_layers=2, num_heads=2, mlp_dims=32)
+    backbone = ViT22B(dict(sizes, qk_norm=False), img_size=28, frozen=True)
+    assert not any('q_norm' in name or 'k_norm' in name for name in backbone.state_dict())
+    with torch.no_grad():
+        backbone(torch.randn(1, 3, 28, 28))
+    assert not backbone._folded

@@ -54,7 +54,10 @@ def test_the_table_tells_groups_rates_and_counts():
     assert total == sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize('paramwise', [dict(), dict(decay_rate=0), dict(decay_rate=0.9, num_layers=3)])
+@pytest.mark.parametrize(
+    'paramwise',
+    [dict(), dict(decay_rate=0), dict(decay_rate=0.9, num_layers=3), dict(decay_rate=1, head_weight_decay=-1)],
+)
 def test_other_settings_are_refused(paramwise):
     with pytest.raises(ValueError, match='decay_rate'):
         build(model(), **paramwise)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Generate the toy street: ray-cast scenes with labels (in ADE20K's layout) or with LiDAR (in Waymo's).
+"""Generate the toy street: ray-cast scenes with label maps (in ADE20K's layout), with LiDAR (in Waymo's), or crops
+with the names of what they show.
 
 The same arguments give the same files. A complete dataset is left alone; an interrupted one is completed.
 """
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 from vit22b_dense.demo.ade import AdeSet
+from vit22b_dense.demo.labelled import LabelledSet
 from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.progress import Progress
 
@@ -32,7 +34,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('out', metavar='OUT', type=Path, help='a new or empty folder, or a toy street')
     parser.add_argument(
-        '--format', choices=['ade', 'waymo'], default='ade', help="layout: ADE20K's, or Waymo's v2 parquet files"
+        '--format',
+        choices=['ade', 'waymo', 'labels'],
+        default='ade',
+        help="layout: ADE20K's, Waymo's v2 parquet files, or eight crops of a frame with labels, to pretrain on",
     )
     parser.add_argument('--train', metavar='N', type=int, default=320, help='training frames (waymo: segments)')
     parser.add_argument('--val', metavar='N', type=int, default=64, help='validation frames (waymo: segments)')
@@ -51,6 +56,8 @@ def main() -> None:
         from vit22b_dense.demo.waymo import WaymoSet  # needs pyarrow
 
         kind, unit = WaymoSet, 'segments'
+    elif args.format == 'labels':
+        kind = LabelledSet
     try:
         made = kind(args.out, args.train, args.val, args.size, args.seed).write(args.workers, Progress(unit))
     except OSError as error:
@@ -59,6 +66,8 @@ def main() -> None:
     print(f'{said}: {args.train} training and {args.val} validation {unit} in {args.out}')
     if args.format == 'waymo':
         print('  {training,validation}/COMPONENT/SEGMENT.parquet: next, tools/prepare_waymo.py')
+    elif args.format == 'labels':
+        print('  {images,labels}/{train,val}: next, tools/train.py configs/pretrain/toy_street.py')
     else:
         print('  {images,annotations}/{training,validation}: in the layout and with the labels of ADE20K')
 

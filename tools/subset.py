@@ -79,7 +79,7 @@ def main() -> int:
     names = subset.names
     print(f'{len(names)} of {len(subset.dataset)} images (fraction {subset.fraction}, seed {subset.seed})')
     print(f'digest {digest(names)}')
-    num_classes = cfg.model.decode_head.get('num_classes')
+    num_classes = cfg.model.get('decode_head', {}).get('num_classes')
     if num_classes:
         print(class_table(subset, num_classes))
     if args.write:

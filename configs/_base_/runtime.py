@@ -63,4 +63,5 @@ default_hooks = dict(
     checkpoint_fit=dict(type='CheckpointFitHook'),
     complete_data=dict(type='CompleteDataHook'),
     finite_loss=dict(type='FiniteLossHook'),
+    stability=dict(type='StabilityHook', interval=50),
 )

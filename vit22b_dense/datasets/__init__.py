@@ -5,6 +5,7 @@ from .depth_png import LoadDepthPNG
 from .depth_transforms import DepthRandomCrop, DepthRandomFlip, DepthResize, LoadSparseDepth, PackDepthInputs
 from .folder import FolderSegDataset
 from .kitti import KITTIDepthDataset
+from .labelled import LabelledImages, PackLabelInputs
 from .loading import DataError, LoadImage, LoadLabels
 from .nyu import NYUDepthDataset
 from .seeding import SeededDataset, SeededInfiniteSampler
@@ -12,6 +13,7 @@ from .waymo import WaymoDepthDataset
 
 __all__ = [
     'CityscapesByCity', 'DataError', 'DepthRandomCrop', 'DepthRandomFlip', 'DepthResize', 'FolderSegDataset',
-    'KITTIDepthDataset', 'LoadDepthPNG', 'LoadImage', 'LoadLabels', 'LoadSparseDepth', 'NYUDepthDataset',
-    'PackDepthInputs', 'SeededDataset', 'SeededInfiniteSampler', 'WaymoDepthDataset',
+    'KITTIDepthDataset', 'LabelledImages', 'LoadDepthPNG', 'LoadImage', 'LoadLabels', 'LoadSparseDepth',
+    'NYUDepthDataset', 'PackDepthInputs', 'PackLabelInputs', 'SeededDataset', 'SeededInfiniteSampler',
+    'WaymoDepthDataset',
 ]  # fmt: skip

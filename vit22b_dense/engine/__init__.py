@@ -6,9 +6,12 @@ from .hooks import AtomicCheckpointHook, CheckpointFitHook, IterationSeedHook
 from .layer_decay import LayerDecayConstructor
 from .precision import BFloat16OptimWrapper
 from .run import DenseRunner
+from .schedule import ReciprocalSqrtLR
+from .stability import StabilityHook
 from .timed_logger import TimedLoggerHook
 
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CachedRunner', 'CheckpointFitHook', 'CompleteDataHook',
-    'DenseRunner', 'FiniteLossHook', 'IterationSeedHook', 'LayerDecayConstructor', 'TimedLoggerHook',
+    'DenseRunner', 'FiniteLossHook', 'IterationSeedHook', 'LayerDecayConstructor', 'ReciprocalSqrtLR', 'StabilityHook',
+    'TimedLoggerHook',
 ]  # fmt: skip

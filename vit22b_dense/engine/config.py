@@ -24,7 +24,7 @@ from ..files import naming
 AXES = {
     'backbone': ('VIT22B_BACKBONE', 'backbone: a name from configs/_base_/backbones'),
     'weights': ('VIT22B_WEIGHTS', "pretrained backbone: a file; for transformers' models a folder or hub id"),
-    'regime': ('VIT22B_REGIME', 'training regime: frozen, cached, finetune or scratch'),
+    'regime': ('VIT22B_REGIME', 'training regime: frozen, cached, finetune, scratch or pretrain'),
     'fraction': ('VIT22B_FRACTION', 'fraction of the training data, such as 1/16; also sets the number of iterations'),
     'seed': ('VIT22B_SEED', 'seed for weights, data order, augmentation and few-shot subset'),
     'data_root': ('VIT22B_DATA_ROOT', 'folder of the data set'),

@@ -16,20 +16,23 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     and the position embedding have no weight decay. Frozen parameters are left out. The groups are printed
     once, as a table.
 
-    Config: ``paramwise_cfg=dict(decay_rate=0.95)``; 1 means one rate for all.
+    Config: ``paramwise_cfg=dict(decay_rate=0.95)``; 1 means one rate for all. With ``head_weight_decay``, the model's
+    ``head`` or ``decode_head`` has a weight decay of its own.
 
     Raises:
-        ValueError: other keys than ``decay_rate``, or a rate outside (0, 1].
+        ValueError: other keys, a rate outside (0, 1], or a negative weight decay.
         TypeError: a model whose backbone has no ``layer_id``.
 
     Source: BEiT, arXiv 2106.08254, appendix (layer-wise decay); timm's and mmseg's constructors for the depths.
     """
 
     def _validate_cfg(self) -> None:
-        rate = self.paramwise_cfg.get('decay_rate')
-        if set(self.paramwise_cfg) != {'decay_rate'} or not 0 < rate <= 1:
+        cfg = dict(self.paramwise_cfg)
+        rate, head = cfg.pop('decay_rate', 0), cfg.pop('head_weight_decay', 0)
+        if cfg or not 0 < rate <= 1 or head < 0:
             raise ValueError(
-                f'paramwise_cfg must be dict(decay_rate=RATE) with RATE in (0, 1], not {dict(self.paramwise_cfg)}'
+                'paramwise_cfg must be dict(decay_rate=RATE[, head_weight_decay=W]) with RATE in (0, 1] and W at '
+                f'least 0, not {dict(self.paramwise_cfg)}'
             )
         if self.base_lr is None:
             raise ValueError('optim_wrapper.optimizer.lr must be given')
@@ -40,6 +43,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         if not hasattr(backbone, 'layer_id'):
             raise TypeError(f'{type(module).__name__}.backbone ({type(backbone).__name__}) has no layer_id(name)')
         rate = self.paramwise_cfg['decay_rate']
+        of_head = self.paramwise_cfg.get('head_weight_decay', self.base_wd)
         top = backbone.num_layers + 1
         groups: dict[tuple, dict] = {}
         for name, param in module.named_parameters():
@@ -47,7 +51,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
                 continue
             inside = name.startswith('backbone.')
             depth = backbone.layer_id(name.removeprefix('backbone.')) if inside else top
-            weight_decay = 0.0 if is_free_of_decay(name, param) else (self.base_wd or 0.0)
+            decay = of_head if name.startswith(('head.', 'decode_head.')) else self.base_wd
+            weight_decay = 0.0 if is_free_of_decay(name, param) else (decay or 0.0)
             key = (not inside, depth, weight_decay)
             if key not in groups:
                 groups[key] = dict(

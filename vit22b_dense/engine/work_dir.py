@@ -15,7 +15,7 @@ from .config import read_config
 # may have moved: the checkpoint identifies them by their hash.
 NO_MATTER = re.compile(
     r'(work_dir|resume|load_from|launcher|log_level|log_processor|visualizer|experiment_name|custom_imports|lr_search'
-    r'|default_hooks\.(logger|checkpoint|visualization|complete_data|finite_loss)|(val|test|tta)_\w+'
+    r'|default_hooks\.(logger|checkpoint|visualization|complete_data|finite_loss|stability)|(val|test|tta)_\w+'
     r'|train_cfg\.val_interval|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)'
     r'|features\.folder|model\.backbone\.(init_cfg\.checkpoint|checkpoint_path|model))(\..*)?'
 )

@@ -4,10 +4,11 @@ from .depth_metric import SparseDepthMetric
 from .depth_panels import DepthPanelVisualizer
 from .grid import GridDepthMetric, GridIoUMetric
 from .image_scores import ImageDepthMetric, ImageIoUMetric
+from .label_metric import MultiLabelMetric
 from .mean_depth import MeanDepthMetric
 from .panels import SegPanelVisualizer
 
 __all__ = [
     'DepthPanelVisualizer', 'GridDepthMetric', 'GridIoUMetric', 'ImageDepthMetric', 'ImageIoUMetric',
-    'MeanDepthMetric', 'SegPanelVisualizer', 'SparseDepthMetric',
+    'MeanDepthMetric', 'MultiLabelMetric', 'SegPanelVisualizer', 'SparseDepthMetric',
 ]  # fmt: skip

@@ -30,6 +30,7 @@ class ParallelBlock(nn.Module):
         num_heads: H; must divide D and M.
         mlp_dims: M.
         drop_path: probability of dropping the whole residual branch of a sample while training.
+        qk_norm: whether queries and keys are normalised; without, large models diverge.
 
     Raises:
         ValueError: when the heads do not divide D and M.
@@ -37,7 +38,9 @@ class ParallelBlock(nn.Module):
     Source: ViT-22B, arXiv 2302.05442, section 2 (parallel layers, query/key normalization, omitted biases).
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, mlp_dims: int, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, embed_dims: int, num_heads: int, mlp_dims: int, drop_path: float = 0.0, qk_norm: bool = True
+    ) -> None:
         super().__init__()
         if embed_dims % num_heads or mlp_dims % num_heads:
             raise ValueError(f'num_heads={num_heads} must divide embed_dims={embed_dims} and mlp_dims={mlp_dims}')
@@ -46,8 +49,8 @@ class ParallelBlock(nn.Module):
         self.norm = RMSNorm(embed_dims)
         self.in_proj = nn.Linear(embed_dims, 3 * embed_dims + mlp_dims, bias=False)
         self.up_bias = nn.Parameter(torch.empty(num_heads, self.up_dims))
-        self.q_norm = RMSNorm(self.head_dims)
-        self.k_norm = RMSNorm(self.head_dims)
+        self.q_norm = RMSNorm(self.head_dims) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dims) if qk_norm else nn.Identity()
         self.out_proj = nn.Linear(embed_dims + mlp_dims, embed_dims, bias=False)
         self.out_bias = nn.Parameter(torch.empty(embed_dims))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -60,7 +63,8 @@ class ParallelBlock(nn.Module):
         nn.init.zeros_(self.up_bias)
         nn.init.zeros_(self.out_bias)
         for norm in (self.norm, self.q_norm, self.k_norm):
-            nn.init.ones_(norm.weight)
+            if isinstance(norm, RMSNorm):
+                nn.init.ones_(norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, D)`` to ``(B, N, D)``."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .block import ParallelBlock
-from .norm import NORM_EPS
+from .norm import NORM_EPS, RMSNorm
 
 
 def forward(
@@ -104,6 +104,8 @@ def foldable(block: nn.Module) -> bool:
     if type(block) is not ParallelBlock or block.training:
         return False
     if type(block.in_proj) is not nn.Linear or type(block.out_proj) is not nn.Linear:
+        return False
+    if type(block.q_norm) is not RMSNorm:
         return False
     if any(module._forward_hooks or module._forward_pre_hooks for module in block.modules()):
         return False

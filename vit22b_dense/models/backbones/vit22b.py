@@ -32,8 +32,8 @@ class ViT22B(PlainBody):
     ``out_indices``; see `PlainBody.forward`.
 
     Args:
-        arch: a preset, one of ``'tiny' 'small' 'base' 'large' '22b'``, or a dict with exactly ``embed_dims``,
-            ``num_layers``, ``num_heads`` and ``mlp_dims``.
+        arch: a preset, one of ``'tiny' 'small' 'base' 'large' '22b'``, or a dict with ``embed_dims``, ``num_layers``,
+            ``num_heads``, ``mlp_dims`` and perhaps ``qk_norm`` (default True).
         img_size: pixels (one number, or height and width) that the learned position grid stands for.
         patch_size: P, side of a patch in pixels.
         out_indices: the blocks whose outputs are returned, in this order; negative ones count from the last.
@@ -75,12 +75,13 @@ class ViT22B(PlainBody):
         dtype: str = 'float32',
         compile_blocks: bool = False,
     ) -> None:
-        sizes = resolve_arch(arch, ARCHS)
+        sizes = resolve_arch(arch, ARCHS, optional=('qk_norm',))
+        width, heads, mlp_dims = (sizes[name] for name in ('embed_dims', 'num_heads', 'mlp_dims'))
         super().__init__(
-            sizes['embed_dims'],
+            width,
             sizes['num_layers'],
-            partial(ParallelBlock, sizes['embed_dims'], sizes['num_heads'], sizes['mlp_dims']),
-            make_norm=partial(RMSNorm, sizes['embed_dims']),
+            partial(ParallelBlock, width, heads, mlp_dims, qk_norm=sizes.get('qk_norm', True)),
+            make_norm=partial(RMSNorm, width),
             class_token=False,
             img_size=img_size,
             patch_size=patch_size,
