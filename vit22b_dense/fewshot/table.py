@@ -23,6 +23,8 @@ DEPTH = {
 CONSTANT = {'mIoU': ('majority/mIoU', 'Majority class'), 'abs_rel': ('mean_depth/abs_rel', 'Mean depth')}
 # The score of the ground truth itself at the resolution of the tokens.
 GRID = {'mIoU': 'grid/mIoU', 'abs_rel': 'grid/abs_rel'}
+# The training loss at the end: no score of the test, but it stands among them in table.csv.
+LOSS = 'train/loss'
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class CellResult:
     protocol: str  # what all cells of a table have in common: config, regime, overrides
     test_data: str = ''  # fingerprint of the test images and labels, see `data_digest`
     deviations: str = ''  # what differs from the published protocol, separated by semicolons; see `published`
-    scores: dict[str, float] = field(default_factory=dict)  # all of the test; empty where there are none
+    scores: dict[str, float] = field(default_factory=dict)  # all of the test, and `LOSS`; empty where there are none
 
 
 FIXED = {column.name: column.type for column in fields(CellResult) if column.name != 'scores'}  # of every table.csv
@@ -174,6 +176,8 @@ def markdown(cells: Sequence[CellResult], title: str) -> str:
         parts += [f'## {name}, {better} is better', _markdown_table(table_rows(cells, score))]
         if score == 'mIoU':
             parts += [published_note(cells), _markdown_table(published_rows())]
+    if values_of(cells, LOSS):
+        parts += ['## Training loss at the end', _markdown_table(table_rows(cells, LOSS))]
     return '\n\n'.join(parts) + '\n'
 
 
