@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import REPO
 
-from vit22b_dense.benchmark import timing
+from vit22b_dense.benchmark import timing, training
 from vit22b_dense.benchmark.blocks import blocks_of, flops_of
+from vit22b_dense.benchmark.kernel import attention_kernel
 from vit22b_dense.errors import UserError
 from vit22b_dense.models.backbones.vit22b import ARCHS
 
@@ -27,7 +28,8 @@ def test_every_section_with_its_ratios(tmp_path, monkeypatch, capsys):
     rows = content['rows']
     sections = list(dict.fromkeys(row['section'] for row in rows))
     assert sections == [
-        'block forward', 'block training step', 'backbone', 'inference', 'windows', 'post-processing', 'metrics',
+        'block forward', 'block training step', 'backbone', 'training', 'inference', 'windows', 'decoders',
+        'post-processing', 'metrics',
     ]  # fmt: skip
     firsts = {}
     for row in rows:
@@ -41,6 +43,11 @@ def test_every_section_with_its_ratios(tmp_path, monkeypatch, capsys):
     cases = {(row['section'], row['case']) for row in rows}
     assert {('block forward', 'parallel, frozen'), ('windows', 'ours'), ('inference', 'upernet, ours')} <= cases
     assert ('block training step', 'parallel, frozen') not in cases
+    assert {
+        ('training', f'{kind}, loss at {at}') for kind in ('live', 'cached') for at in ('pixels', 'tokens')
+    } <= cases
+    assert {('decoders', decoder) for decoder in ('linear', 'upernet', 'dpt depth')} <= cases
+    assert content['attention'].keys() == {'tiny, 20 tokens, float32'}
     assert content['machine']['torch'] == torch.__version__
     assert (tmp_path / 'b.png').stat().st_size > 10_000
     assert 'times as fast' in capsys.readouterr().out
@@ -59,6 +66,30 @@ def test_blocks_do_equal_work():
     assert len(set(counts.values())) == 1
     products = 2 * 100 * counts['sequential, RMS and QK norms']
     assert flops_of('tiny', 100) == products + 4 * 100**2 * sizes['embed_dims']
+
+
+def test_the_kernel_of_attention_is_told(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, '_fused_sdp_choice', lambda q, k, v: asked.append(q) or 2, raising=False)
+    assert attention_kernel('base', 50, torch.bfloat16, torch.device('cpu')) == 'efficient'
+    assert (asked[0].shape, asked[0].dtype) == ((1, 12, 50, 64), torch.bfloat16)
+    monkeypatch.delattr(torch, '_fused_sdp_choice')
+    assert attention_kernel('base', 50, torch.bfloat16, torch.device('cpu')) == 'unknown'
+
+
+def test_an_iteration_from_features_has_the_maps_of_a_live_one(monkeypatch):
+    monkeypatch.setitem(ARCHS, 'tiny', ARCH)
+    seen = []
+    monkeypatch.setattr(training, '_iteration', lambda model, data: seen.append((model, data)))
+    for group in training.training_groups(['tiny'], 28, torch.device('cpu')):
+        for at in ('pixels', 'tokens'):
+            (live, images), (cached, addresses) = seen[-4:-2] if at == 'pixels' else seen[-2:]
+            stored = live.backbone(images()[0])[0].bfloat16().float()
+            torch.testing.assert_close(cached.backbone(addresses()[0])[0], stored)
+            assert live.decode_head.loss_at == cached.decode_head.loss_at == at
+        assert list(group.cases) == [
+            f'{kind}, loss at {a}' for a in ('pixels', 'tokens') for kind in ('live', 'cached')
+        ]
 
 
 def test_cases_take_turns(monkeypatch):

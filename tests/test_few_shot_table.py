@@ -141,6 +141,13 @@ def test_cells_on_different_test_data_are_marked():
     assert 'NOT COMPARABLE: cells were tested on different data (aa, bb in table.csv)' in markdown(other, 'title')
 
 
+def test_the_training_loss_has_a_table_where_it_is_known():
+    some = [replace(c, scores=c.scores | {'train/loss': 0.25 + c.seed}) for c in CELLS if c.scores]
+    assert '## Training loss at the end\n\n| backbone' in markdown(some, 'title')
+    assert '| good | 1.250 ± 1.000 | 1.250 ± 1.000 |' in markdown(some, 'title')
+    assert 'Training loss' not in markdown(CELLS, 'title')
+
+
 def test_csv_there_and_back(tmp_path):
     (tmp_path / 'table.csv').write_text(to_csv(CELLS))
     assert from_csv(tmp_path / 'table.csv') == CELLS

@@ -341,12 +341,13 @@ def test_the_names_are_those_that_the_training_reads(data_root, tmp_path, unit):
 def test_a_finished_cell_is_left_alone(data_root, tmp_path, monkeypatch):
     cells = planned(data_root, tmp_path, seeds=[0, 1])
     (cells[0].work_dir / 'test').mkdir(parents=True)
-    (cells[0].work_dir / 'test/scores.json').write_text('{"checkpoint": "iter_6.pth", "scores": {"mIoU": 5.0}}')
+    record = {'checkpoint': 'iter_6.pth', 'scores': {'mIoU': 5.0}, 'train_loss': 0.5}
+    (cells[0].work_dir / 'test/scores.json').write_text(json.dumps(record))
     monkeypatch.setattr(Run, '_run', lambda self, cell, lock: begun.append(cell) or [])
     begun = []
     Run(cells, lambda: None).all()
     assert begun == cells[1:]
-    assert results(cells, tmp_path)[0].scores == {'mIoU': 5.0}
+    assert results(cells, tmp_path)[0].scores == {'mIoU': 5.0, 'train/loss': 0.5}
 
 
 def test_random_weights_of_a_public_backbone(shared_data, data_root, tmp_path):

@@ -8,11 +8,13 @@ from mmseg.evaluation import IoUMetric
 from PIL import Image
 
 from vit22b_dense.evaluation import GridDepthMetric, GridIoUMetric
+from vit22b_dense.evaluation import grid as grids
 from vit22b_dense.evaluation.companions import companions, summary
 from vit22b_dense.evaluation.depth_metric import pixel_sums, scores_of
-from vit22b_dense.evaluation.grid import depth_through_grid, through_grid
+from vit22b_dense.evaluation.grid import _cells, depth_through_grid, through_grid
 from vit22b_dense.evaluation.report import group_tables
 from vit22b_dense.fewshot.table import CellResult, seeds_note
+from vit22b_dense.strips import Mosaic, Side, labels_of
 
 META = dict(classes=('sky', 'road', 'car', 'boat', 'pole'))
 
@@ -41,7 +43,8 @@ def test_labels_come_back_as_the_largest_share_of_each_class():
         one_hot = F.one_hot(label.where(label != 255, 5), 6)[..., :5].permute(2, 0, 1).float()
         shares = F.avg_pool2d(one_hot[None], 28) / F.avg_pool2d((label != 255).float()[None, None], 28)
         expected = F.interpolate(shares, size=(112, 140), mode='bilinear', align_corners=False)[0].argmax(0)
-        assert (through_grid(label, (4, 5)) == expected).float().mean() > 0.999
+        back = torch.from_numpy(through_grid(label.numpy(), (4, 5)))
+        assert (back == expected)[label != 255].float().mean() > 0.999
         sample = dict(gt_sem_seg=dict(data=label[None]), img_shape=(56, 70), img_path='')
         ours.process({}, [sample])
         theirs.process({}, [sample | dict(pred_sem_seg=dict(data=expected[None]))])
@@ -60,8 +63,25 @@ def test_what_fits_the_grid_is_perfect_and_a_thin_pole_is_lost():
     label[:, 20:22] = 4
     metric.process({}, [dict(gt_sem_seg=dict(data=label[None]), img_shape=(140, 140))])
     assert metric.evaluate(1)['grid/IoU/pole'] == 0
-    ignored = torch.full((5, 7), 255)
-    assert torch.equal(through_grid(ignored, (1, 1)), ignored)
+    ignored = np.full((5, 7), 255)
+    assert np.array_equal(through_grid(ignored, (1, 1)), ignored)
+
+
+@pytest.mark.parametrize(
+    ('size', 'grid'), [((61, 83), (5, 6)), ((90, 47), (7, 4)), ((9, 8), (1, 1)), ((3, 8), (5, 2))]
+)
+def test_it_is_what_maps_of_all_classes_give(size, grid, monkeypatch):
+    rng = np.random.default_rng(0)
+    label = np.kron(rng.choice([*range(20), 255], (30, 30)), np.ones((4, 4), np.int64))[: size[0], : size[1]]
+    cells = _cells(size, grid)
+    shares = np.array([[np.bincount(label[cells == c], minlength=256)[:20]] for c in range(grid[0] * grid[1])])
+    shares = torch.from_numpy(shares / shares.sum(-1, keepdims=True).clip(1)).float().view(1, *grid, 20)
+    best, second = Mosaic(*map(Side, size, size), lambda row: shares).strip(0, size[0]).topk(2).values.unbind(-1)
+    expected = labels_of([Mosaic(*map(Side, size, size), lambda row: shares)]).numpy()
+    monkeypatch.setattr(grids, 'STEP_NUMBERS', 3000)
+    clear = (label != 255) & ((best - second) > 1e-6).numpy()
+    assert clear.mean() > 0.9
+    assert np.array_equal(through_grid(label, grid)[clear], expected[clear])
 
 
 @pytest.mark.parametrize('average', ['pixel', 'image'])

@@ -16,7 +16,7 @@ ALLOWED = {
     'fewshot': {'engine', 'models', 'datasets', 'evaluation', 'checkpoint'},
     'waymo': {'datasets'},
     'demo': {'waymo'},
-    'benchmark': {'models'},
+    'benchmark': {'engine', 'models', 'checkpoint'},
     'checkpoint': set(),
     'errors': set(),
     'files': set(),

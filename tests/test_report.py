@@ -61,7 +61,7 @@ def page_of(folders, title=None):
     return render([section(folder) for folder in folders], title)
 
 
-def make_run(folder, scores, losses=((1, 2.0), (2, 1.0)), shade=100, metric='mIoU', test='test', data=None):
+def make_run(folder, scores, losses=((1, 2.0), (2, 1.0)), shade=100, metric='mIoU', test='test', **more):
     """A folder as tools/train.py and tools/test.py leave it."""
     log = folder / '20260101_000000/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
@@ -74,7 +74,7 @@ def make_run(folder, scores, losses=((1, 2.0), (2, 1.0)), shade=100, metric='mIo
         examples.append(dict(rank=rank, image=f'/data/{n}.jpg', metric=metric, score=40.0 - n, picture=f'{rank}.png'))
     record = dict(
         config='linear.py', checkpoint=str(folder / 'iter_2.pth'), scores=scores, examples=examples,
-        versions=dict(python='3.11.7', torch='2.13.0'), data=data,
+        versions=dict(python='3.11.7', torch='2.13.0'), **more,
     )  # fmt: skip
     (folder / test / 'scores.json').write_text(json.dumps(record))
     return folder
@@ -168,12 +168,14 @@ def test_depth_is_told_by_distance():
 
 def test_single_runs_in_one_folder(tmp_path):
     make_run(tmp_path / 'runs/one', {'mIoU': 21.3, 'IoU/road': 50.0})
-    make_run(tmp_path / 'runs/two', {'mIoU': 49.82, 'IoU/road': 80.0}, test='.')
+    make_run(tmp_path / 'runs/two', {'mIoU': 49.82, 'IoU/road': 80.0}, test='.', train_loss=0.25)
     log = tmp_path / 'runs/three/20260101_000000/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
     log.write_text('{"loss": 1.0, "step": 1}\n{"loss": 0.5, "st')
     page = Page(page_of([tmp_path / 'runs'], 'title'))
-    assert page.tables[0] == [['run', 'mIoU'], ['one', '21.3'], ['two', '49.82']]
+    assert page.tables[0] == [
+        ['run', 'mIoU', 'training loss at the end'], ['one', '21.3', '–'], ['two', '49.82', '0.25'],
+    ]  # fmt: skip
     assert any('three: not tested' in part for part in page.text)
     assert ['road', '50.0', '80.0'] in page.tables[1]
 

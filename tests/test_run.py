@@ -14,6 +14,7 @@ import torch
 from conftest import REPO, make_ade
 from PIL import Image
 
+from vit22b_dense.evaluation.runs import read_run
 from vit22b_dense.warm import start_warm
 
 AXES = dict(VIT22B_BACKBONE='vit22b_tiny', VIT22B_REGIME='scratch')
@@ -63,7 +64,9 @@ def test_training_prints_groups_and_time_left_and_keeps_two_checkpoints(trained)
     work_dir, output = trained
     assert output.count('Parameter groups') == 1
     assert 'eta:' in output
-    assert re.findall(r'iter_\d\.pth: mIoU', output) == ['iter_6.pth: mIoU'], 'of iteration 3 there is no checkpoint'
+    assert re.findall(r'(iter_\d\.pth: mIoU).*; training loss \d', output) == ['iter_6.pth: mIoU'], (
+        'of iteration 3 there is no checkpoint'
+    )
     assert sorted(p.name for p in work_dir.glob('*.pth')) == ['iter_4.pth', 'iter_6.pth']
     assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'iter_6.pth')
     assert not list(work_dir.rglob('*.part'))
@@ -110,6 +113,8 @@ def test_testing_writes_scores_labels_and_pictures_and_agrees_with_mmsegs_script
     done = call_test('tools/test.py', tmp_path)
     record = json.loads((tmp_path / 'scores.json').read_text())
     assert record['images'] == 2
+    # the log smooths over ten iterations, of which there are six
+    assert record['train_loss'] == pytest.approx(read_run(trained[0]).losses[-1][1], rel=1e-5)
     # building, sky, tree, road, sidewalk, person, car in ADE20K's label values; all others are ignored
     values = [2, 3, 5, 7, 12, 13, 21]
     intersection, union = np.zeros(7), np.zeros(7)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Speed and memory side by side: blocks, backbones, inference, windows, post-processing, metrics.
+"""Speed and memory side by side: blocks, backbones, training, inference, windows, post-processing, metrics.
 
 All cases of a group run in one process, in turn, so that whatever else the machine does hits all alike. A table has
 medians with lowest and highest; speeds are ratios within a round to the group's first case. "of ceiling" is the share
@@ -24,15 +24,23 @@ from prettytable import PrettyTable
 
 import vit22b_dense  # noqa: F401  (registers everything)
 from vit22b_dense.benchmark.blocks import block_groups
-from vit22b_dense.benchmark.dense import backbone_groups, evaluation_groups, inference_groups, windows_groups
+from vit22b_dense.benchmark.dense import (
+    backbone_groups,
+    decoder_groups,
+    evaluation_groups,
+    inference_groups,
+    windows_groups,
+)
+from vit22b_dense.benchmark.kernel import attention_kernel
 from vit22b_dense.benchmark.picture import draw
 from vit22b_dense.benchmark.timing import HEADER, Group, measure, shown
+from vit22b_dense.benchmark.training import training_groups
 from vit22b_dense.engine.record import versions
 from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.files import write_atomically
 from vit22b_dense.models.backbones.vit22b import ARCHS
 
-SECTIONS = ('blocks', 'backbones', 'inference', 'windows', 'evaluation')
+SECTIONS = ('blocks', 'backbones', 'training', 'inference', 'windows', 'decoders', 'evaluation')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -70,8 +78,10 @@ def groups(args: argparse.Namespace, device: torch.device) -> Iterator[Group]:
     made = {
         'blocks': lambda: block_groups(args.sizes, args.tokens, dtypes, args.compiled, device),
         'backbones': lambda: backbone_groups(args.sizes, args.pixels, device),
+        'training': lambda: training_groups(args.sizes, args.pixels, device),
         'inference': lambda: inference_groups(args.sizes, args.pixels, device),
         'windows': lambda: windows_groups(args.sizes, args.pixels, device),
+        'decoders': lambda: decoder_groups(args.sizes, args.pixels, device),
         'evaluation': lambda: evaluation_groups(args.pixels, device),
     }
     for section in SECTIONS:
@@ -88,6 +98,13 @@ def main(argv: list[str] | None = None) -> None:
         **versions(), threads=torch.get_num_threads(), cores=os.cpu_count(), load=round(os.getloadavg()[0], 2)
     )
     print(', '.join(f'{name} {value}' for name, value in machine.items()), flush=True)
+    kernels = {
+        f'{size}, {tokens} tokens, {dtype}': attention_kernel(size, tokens, getattr(torch, dtype), device)
+        for size in args.sizes
+        for tokens in args.tokens
+        for dtype in args.dtypes
+    }
+    print('attention: ' + '; '.join(f'{kernel} ({case})' for case, kernel in kernels.items()), flush=True)
     rows = []
     for group in groups(args, device):
         found = measure(group, args.rounds, device)
@@ -97,7 +114,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f'\n{group.section}: {group.title}\n{table}', flush=True)
         rows += found
         if args.json:
-            content = dict(machine=machine, rounds=args.rounds, rows=[row.to_dict() for row in rows])
+            content = dict(
+                machine=machine, attention=kernels, rounds=args.rounds, rows=[row.to_dict() for row in rows]
+            )
             write_atomically(args.json, (json.dumps(content, indent=2) + '\n').encode())
     if args.picture:
         draw(rows, args.picture)

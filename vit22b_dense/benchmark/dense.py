@@ -114,6 +114,18 @@ def windows_groups(sizes: list[str], pixels: int, device: torch.device) -> Itera
         yield Group('windows', f'{size}, {image.shape[3]}x{image.shape[2]}, 19 classes', cases)
 
 
+def decoder_groups(sizes: list[str], pixels: int, device: torch.device) -> Iterator[Group]:
+    """Each decoder in windows on an image as Cityscapes has them, from the normalised image to labels or depth."""
+    image = torch.randn(1, 3, 2 * pixels + 16, 4 * pixels + 32, device=device)
+    slide = dict(mode='slide', crop_size=(pixels, pixels), stride=(pixels * 23 // 36,) * 2)
+    for size in sizes:
+        cases = {
+            decoder: predicted(model_of(decoder, size, 19, slide).to(device), image, tuple(image.shape[2:]))
+            for decoder in ('linear', 'upernet', 'linear depth', 'dpt depth')
+        }
+        yield Group('decoders', f'{size}, {image.shape[3]}x{image.shape[2]}, 19 classes or depth', cases)
+
+
 def evaluation_groups(pixels: int, device: torch.device) -> Iterator[Group]:
     """Post-processing of one image's logits, and metrics of its labels."""
     size, original = (pixels, pixels * 4 // 3), (pixels + 8, (pixels + 8) * 4 // 3)

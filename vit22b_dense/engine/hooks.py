@@ -1,10 +1,12 @@
 """Hooks of a run: checkpoints that are whole, fit and hold what was trained; random state by iteration."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.dist import get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
@@ -17,11 +19,23 @@ from ..files import write_atomically
 from .restore import META, complete, reference_of, trained_alone
 from .work_dir import find_checkpoint
 
+LAST = 50  # iterations whose mean is the training loss at the end
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """A model without the wrappers of several processes and of test-time augmentation."""
     model = model.module if is_model_wrapper(model) else model
     return model.module if isinstance(model, BaseTTAModel) else model
+
+
+def training_loss(scalars: object) -> float | None:
+    """The training loss at the end: the mean over the `LAST` iterations that a message hub has seen.
+
+    Args:
+        scalars: the hub's ``log_scalars``, its own or from a checkpoint; None is returned where it has no losses.
+    """
+    history = scalars.get('train/loss') if isinstance(scalars, Mapping) else None
+    return float(history.mean(LAST)) if isinstance(history, HistoryBuffer) and len(history.data[0]) else None
 
 
 @register_backend('atomic', force=True)
@@ -87,11 +101,13 @@ class AtomicCheckpointHook(CheckpointHook):
             checkpoint['meta'][META] = self.reference.to_dict()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Also log the main score of the checkpoint that was validated, with the data set's own average."""
+        """Also log the main score of the checkpoint that was validated, and the training loss up to there."""
         super().after_val_epoch(runner, metrics)
         step = runner.epoch if self.by_epoch else runner.iter
         if metrics and self.last_ckpt is not None and Path(self.last_ckpt).name == self.filename_tmpl.format(step):
-            runner.logger.info(f'{Path(self.last_ckpt).name}: {summary(metrics)}')
+            loss = training_loss(runner.message_hub.log_scalars)
+            told = '' if loss is None else f'; training loss {loss:.4g}'
+            runner.logger.info(f'{Path(self.last_ckpt).name}: {summary(metrics)}{told}')
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         with trained_alone(unwrapped(runner.model), self.reference):

@@ -14,6 +14,7 @@ import mmseg
 import torch
 from mmengine.config import Config
 
+from ..checkpoint import read_checkpoint
 from ..evaluation.companions import companions, summary
 from ..evaluation.examples import clear_examples, draw_examples
 from ..evaluation.grid import GridDepthMetric, GridIoUMetric
@@ -22,7 +23,7 @@ from ..files import naming, sweep, write_atomically
 from ..version import __version__
 from .config import ConfigError
 from .features.store import samples_of
-from .hooks import unwrapped
+from .hooks import training_loss, unwrapped
 from .restore import reference_of
 from .run import build_test
 from .work_dir import lock_folder
@@ -110,6 +111,7 @@ def score_and_record(cfg: Config, checkpoint: str, about: dict, out: str | None 
         for metric in runner.test_evaluator.metrics:
             if isinstance(metric, GridIoUMetric | GridDepthMetric):
                 metric.patch_size = getattr(unwrapped(runner.model).backbone, 'patch_size', None)
+    hub = read_checkpoint(checkpoint).get('message_hub')
     start = time.time()
     with naming(out or cfg.work_dir):
         scores = runner.test()
@@ -122,6 +124,7 @@ def score_and_record(cfg: Config, checkpoint: str, about: dict, out: str | None 
         backbone=reference and str(reference),
         images=len(runner.test_dataloader.dataset),
         data=data_digest(runner.test_dataloader.dataset),
+        train_loss=training_loss(hub.get('log_scalars')) if isinstance(hub, dict) else None,
         seconds=round(time.time() - start, 1),
         scores={name: float(value) for name, value in scores.items()},
         examples=[],

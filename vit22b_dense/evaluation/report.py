@@ -163,6 +163,10 @@ def _score_table(runs: NamedRuns, depth: bool) -> Table:
         [name, *(f'{run.scores[score]:.4g}' if score in run.scores else '–' for score in shown)] for name, run in runs
     ]
     head = ['run', *shown]
+    losses = [run.record.get('train_loss') for _, run in runs]
+    if any(loss is not None for loss in losses):
+        head.append('training loss at the end')
+        rows = [[*row, '–' if loss is None else f'{loss:.4g}'] for row, loss in zip(rows, losses, strict=True)]
     averages = {custom_average(run.scores): None for _, run in runs} if depth else ()
     notes = [', or '.join(AVERAGE_TEXT[a] for a in averages)] if averages else []
     data = [run.record.get('data') for _, run in runs]

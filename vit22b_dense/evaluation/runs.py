@@ -24,6 +24,7 @@ def read_record(folder: Path) -> dict:
         Path(record['checkpoint'])
         {name: float(value) for name, value in record['scores'].items()}
         dict(record.get('versions') or {})
+        float(record.get('train_loss') or 0)
         [Path(example['picture'], example['rank'], example['image']) for example in record.get('examples', ())]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{path}: not written by tools/test.py ({error!r})') from error

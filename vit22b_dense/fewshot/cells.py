@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..evaluation.runs import RECORD, TEST, read_record
 from ..files import write_atomically
 from .subset import digest
-from .table import CellResult, fraction_name, from_csv
+from .table import LOSS, CellResult, fraction_name, from_csv
 
 FAILURE, SUBSET, TABLE = 'failed.txt', 'subset.txt', 'table.csv'
 
@@ -81,7 +81,9 @@ def _now(entry: CellResult, work_dir: Path) -> CellResult:
     if found := read_rate(work_dir):
         entry = replace(entry, lr=f'{found["lr"]:g}')
     if record := read_record(work_dir / TEST):
-        return replace(entry, status='finished', test_data=record.get('data') or '', scores=record['scores'])
+        loss = record.get('train_loss')
+        scores = record['scores'] | ({} if loss is None else {LOSS: loss})
+        return replace(entry, status='finished', test_data=record.get('data') or '', scores=scores)
     begun = 'unfinished' if any(work_dir.glob('*.py')) else 'not run'
     return replace(entry, status='failed' if (work_dir / FAILURE).exists() else begun, scores={})
 

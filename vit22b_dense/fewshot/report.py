@@ -36,6 +36,8 @@ def _few_shot_section(folder: Path) -> Section:
         section.tables.append(Table('Published results', table.published_rows(), note=note))
     if place == 'beside':
         section.figures.append(svg(plot_published))
+    if table.values_of(cells, table.LOSS):
+        section.tables.append(Table('Training loss at the end', table.table_rows(cells, table.LOSS)))
     runs = {cell.folder: run for cell in cells if (run := read_run(folder / cell.folder))}
     names = {fraction: table.fraction_name(fraction) for fraction in table.fractions_of(cells)}
     titles = {cell.folder: f'{cell.backbone} {names[cell.fraction]} seed {cell.seed}' for cell in cells}

@@ -23,6 +23,8 @@ DEPTH = {
 CONSTANT = {'mIoU': ('majority/mIoU', 'Majority class'), 'abs_rel': ('mean_depth/abs_rel', 'Mean depth')}
 # The score of the ground truth itself at the resolution of the tokens.
 GRID = {'mIoU': 'grid/mIoU', 'abs_rel': 'grid/abs_rel'}
+# The training loss at the end: no score of the test, but it stands among them in table.csv.
+LOSS = 'train/loss'
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class CellResult:
     test_data: str = ''  # fingerprint of the test images and labels, see `data_digest`
     deviations: str = ''  # what differs from the published protocol, separated by semicolons; see `published`
     lr: str = ''  # the learning rate that was chosen on held-out training images; empty where none was searched
-    scores: dict[str, float] = field(default_factory=dict)  # all of the test; empty where there are none
+    scores: dict[str, float] = field(default_factory=dict)  # all of the test, and `LOSS`; empty where there are none
 
 
 FIXED = {column.name: column.type for column in fields(CellResult) if column.name != 'scores'}  # of every table.csv
@@ -188,6 +190,8 @@ def markdown(cells: Sequence[CellResult], title: str) -> str:
             parts += [published_note(cells), _markdown_table(published_rows())]
     if rates := rate_rows(cells):
         parts += ['## Learning rates, chosen on held-out training images, by seed', _markdown_table(rates)]
+    if values_of(cells, LOSS):
+        parts += ['## Training loss at the end', _markdown_table(table_rows(cells, LOSS))]
     return '\n\n'.join(parts) + '\n'
 
 
