@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,6 +107,19 @@ def _find_layout(weights: LazyWeights, wanted: str | None, prefix: str | None) -
             f'format only, with --to {SAME}. It has {shorten(weights.keys())}'
         )
     raise CheckpointError(f'{weights.path}: recognised layouts: {seen}; {advice}')
+
+
+def other_layout(weights: LazyWeights, own: Mapping[str, Tensor]) -> str | None:
+    """The name of the one layout that weights show by their names, where it is not the one that a model has here.
+
+    Args:
+        weights: of a backbone. own: the model's names, as in its state dict.
+    """
+    try:
+        layout, _ = _find_layout(weights, None, None)
+    except CheckpointError:
+        return None
+    return None if set(layout.signature) <= set(own) else layout.name
 
 
 def _notes(weights: LazyWeights, layout: Layout, prefix: str) -> list[str]:

@@ -50,7 +50,7 @@ class LazyWeights(dict[str, Tensor]):
 
     def under(self, prefix: str) -> 'LazyWeights':
         """The weights whose names begin with a prefix, without it; a `CheckpointError` where there are none."""
-        prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
+        prefix = backbone_prefix(self, prefix)
         infos = {name.removeprefix(prefix): info for name, info in self.items() if name.startswith(prefix)}
         if not infos:
             raise CheckpointError(f'{self.path}: no tensor begins with {prefix!r}; it has {shorten(self)}')
@@ -136,9 +136,14 @@ def read_pretrained(path: str | Path, prefix: str | None = None) -> LazyWeights:
         CheckpointError: no tensor begins with ``prefix``; or see `open_weights`.
     """
     weights = open_weights(path)
+    return weights.under(backbone_prefix(weights, prefix))
+
+
+def backbone_prefix(weights: Mapping[str, Tensor], prefix: str | None = None) -> str:
+    """What the names of a backbone begin with: the given prefix, or ``backbone.`` where there are such names."""
     if prefix is None:
-        prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
-    return weights.under(prefix)
+        return 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
+    return f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
 
 
 def read_checkpoint(path: str | Path) -> dict:
