@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
-from ..checkpoint import CheckpointError, open_weights, read_checkpoint
+from ..checkpoint import CheckpointError, open_weights, read_checkpoint, state_dict_of
 from .config import ConfigError
 
 STREAMABLE = ('ViT22B', 'PlainViT')
@@ -18,7 +18,7 @@ def add_stream_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--stream-weights',
         action='store_true',
-        help='read the blocks of the backbone from its safetensors files while computing, for more weights than memory',
+        help='read the backbone block by block from safetensors files while computing: for more weights than memory',
     )
 
 
@@ -39,13 +39,13 @@ def stream_weights(cfg: Config, checkpoint: str | Path | None = None) -> None:
     backbone = cfg.model.backbone
     if backbone.type not in STREAMABLE:
         raise ConfigError(
-            f'--stream-weights: {" and ".join(STREAMABLE)} can be streamed, and the backbone is {backbone.type}; leave '
-            'the flag out'
+            f'--stream-weights: works with {" and ".join(STREAMABLE)}, and the backbone is {backbone.type}, which is '
+            'loaded as a whole; leave the flag out'
         )
     backbone.update(streamed=True, frozen=True)
-    if checkpoint is not None and _is_safetensors(checkpoint):
-        if any(name.startswith(PREFIX) for name in open_weights(checkpoint)):
-            backbone.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix=PREFIX)
+    whole = checkpoint is not None and _is_safetensors(checkpoint)
+    if whole and any(name.startswith(PREFIX) for name in open_weights(checkpoint)):
+        backbone.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix=PREFIX)
 
 
 def is_streamed(model: nn.Module) -> bool:
@@ -65,7 +65,7 @@ def read_for(model: nn.Module, path: str | Path) -> dict:
         weights = open_weights(path)
         return {'state_dict': {name: weights.read(name) for name in weights if not name.startswith(PREFIX)}}
     checkpoint = read_checkpoint(path)
-    if any(name.startswith(f'{PREFIX}blocks.') for name in checkpoint.get('state_dict', checkpoint)):
+    if any(name.startswith(f'{PREFIX}blocks.') for name in state_dict_of(checkpoint)):
         raise CheckpointError(
             f'{path}: holds the backbone, which can be streamed from safetensors files only. Convert it once: '
             f'tools/convert_checkpoint.py {path} {Path(path).with_suffix(".safetensors")}'

@@ -12,7 +12,8 @@ from .store import FeatureError, digest_of
 
 # Of the backbone: where its weights lie, which are identified by their hash, and what does not change its maps.
 NEUTRAL = {
-    'init_cfg', 'model', 'pretrained', 'checkpoint_path', 'out_indices', 'frozen', 'with_cp', 'drop_path_rate', 'streamed',
+    'init_cfg', 'model', 'pretrained', 'checkpoint_path', 'out_indices', 'frozen', 'with_cp', 'drop_path_rate',
+    'streamed',
 }  # fmt: skip
 
 VAL = 'val:'
