@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..benchmark.memory import PeakMemory
 from ..errors import UserError
 from ..models.backbones import folded, vit22b
+from ..models.backbones.block import ParallelBlock
 from ..models.backbones.contract import DTYPES
 from ..models.decoders.depth import DepthHead
 from ..models.decoders.linear import LinearHead
@@ -43,7 +44,7 @@ class Rehearsal:
     """A model's parts.
 
     Attributes:
-        blocks: how many. block, stem, decoder: numbers of parameters; of one block.
+        blocks: how many. heads: of their attention. block, stem, decoder: numbers of parameters; of one block.
         largest: parameters of the largest tensor.
         levels: maps that the decoder reads.
         token_map: bytes of one map, or of the tokens between two blocks, in float32.
@@ -55,6 +56,7 @@ class Rehearsal:
     """
 
     blocks: int
+    heads: int
     block: int
     stem: int
     decoder: int
@@ -121,7 +123,7 @@ def rehearse(cfg: Config, batch: int, tokens: int, amp: bool = False) -> Rehears
         first = low.norm if hasattr(low, 'norm') else low.norm1
         norm = _count(first, between.detach().bfloat16().requires_grad_(not frozen), False)
     return Rehearsal(
-        blocks=len(body.blocks), block=_size(block), decoder=_size(decoder),
+        blocks=len(body.blocks), heads=_heads(body), block=_size(block), decoder=_size(decoder),
         stem=_size(body) - len(body.blocks) * _size(block), largest=max(parameters), levels=levels,
         token_map=math.prod(x.shape) * FLOAT, images=batch * 3 * math.prod(pixels) * FLOAT,
         run=run, low=cast, norm=norm, maps=maps, decode=decode,
@@ -133,6 +135,11 @@ def grid_of(tokens: int) -> tuple[int, int]:
     """Height and width of the grid nearest to a square."""
     height = next(side for side in range(math.isqrt(tokens), 0, -1) if tokens % side == 0)
     return height, tokens // height
+
+
+def _heads(body: nn.Module) -> int:
+    block = body.blocks[0]
+    return len(block.up_bias) if isinstance(block, ParallelBlock) else block.attn.num_heads
 
 
 def _size(module: nn.Module) -> int:

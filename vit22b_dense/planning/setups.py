@@ -16,6 +16,7 @@ from .rehearsal import FLOAT, Pass, Rehearsal
 
 LOW = 2  # bytes of a bfloat16
 MOMENTS = 2
+IMAGES = 3  # times float32 images: as they are read, normalised, and their labels
 
 
 @dataclass(frozen=True)
@@ -23,21 +24,22 @@ class Setup:
     """A set-up, and what it takes on each device in bytes.
 
     Attributes:
-        name: for the table. flags: of the command. devices: how many it uses.
+        name: for the table. devices: how many it uses.
         weights, gradients, optimizer, activations: see above.
-        communication: received by each device in a step.
-        note: what else there is to know.
+        communication: received by each device in a step. read: from disk in a pass.
+        flags, options: of the command, and for its ``--cfg-options``.
     """
 
     name: str
-    flags: str
     devices: int
     weights: int
     gradients: int
     optimizer: int
     activations: int
-    communication: int
-    note: str = ''
+    communication: int = 0
+    read: int = 0
+    flags: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -45,7 +47,7 @@ class Setup:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def whole(parts: Rehearsal, frozen: bool, weight_bytes: int, checkpointed: bool) -> Setup:
+def whole(parts: Rehearsal, frozen: bool, weight_bytes: int = FLOAT, checkpointed: bool = False) -> Setup:
     """The whole model on one device.
 
     Args:
@@ -55,22 +57,75 @@ def whole(parts: Rehearsal, frozen: bool, weight_bytes: int, checkpointed: bool)
         checkpointed: activations are computed again in the backward pass.
     """
     decoder = parts.decoder * FLOAT
-    trained = parts.decoder + (0 if frozen else parts.backbone)
     held = parts.backbone * (weight_bytes if frozen else FLOAT) + decoder + parts.folded
-    gradients = trained * FLOAT
+    gradients = decoder + (0 if frozen else parts.backbone * FLOAT)
     if frozen:
         activations = _frozen(parts, parts.run, decoder)
     else:
         activations = _trained(parts, parts.run, gradients, parts.block * FLOAT, decoder, checkpointed)
-    return Setup('one device', '', 1, held, gradients, MOMENTS * gradients, activations, 0)
+    return Setup('one device', 1, held, gradients, MOMENTS * gradients, activations)
+
+
+def several(one: Setup, devices: int) -> Setup:
+    """The whole model on each of several devices (DDP), whose buckets hold the gradients once more."""
+    exchanged = 2 * one.gradients * (devices - 1) // devices
+    return replace(
+        one, name=f'DDP on {devices}', devices=devices, gradients=2 * one.gradients, communication=exchanged
+    )
+
+
+def sharded(
+    parts: Rehearsal, frozen: bool, devices: int, tp: int = 1, weight_bytes: int = FLOAT, checkpointed: bool = False
+) -> Setup:
+    """FSDP2 with bf16 blocks, fp32 reduction and fp32 shards of what is trained, optionally with tensor parallelism.
+
+    Two blocks are gathered at a time, and stem and decoder for the whole step. A block's gradients are there in bf16,
+    and in fp32 while they are reduced.
+
+    Args:
+        parts, frozen, weight_bytes, checkpointed: as for `whole`.
+        devices: all of them. tp: how many share a block.
+    """
+    data, decoder = devices // tp, parts.decoder * FLOAT
+    trained = parts.decoder + (0 if frozen else parts.backbone)
+    shard = trained * FLOAT // devices
+    held = shard + (parts.backbone * weight_bytes // devices if frozen else 0)
+    held += 2 * parts.block * LOW // tp + (parts.stem + parts.decoder) * FLOAT
+    block, blocks = divided(parts, tp), parts.blocks * parts.block // tp
+    if frozen:
+        activations = _frozen(parts, block, decoder)
+    else:
+        activations = _trained(parts, block, shard, parts.block * FLOAT // devices, decoder, checkpointed)
+        activations += parts.block * FLOAT // tp
+    gathered = (1 if frozen else 2) * blocks * LOW
+    reduced = 0 if frozen else blocks * FLOAT
+    exchanged = parts.blocks * parts.token_map * LOW // FLOAT * 2 * (tp - 1) // tp  # all-reduces, one a block and pass
+    passes = 1 if frozen else 2 + checkpointed
+    names = [f'FSDP2 on {data}'] * (data > 1) + [f'TP on {tp}'] * (tp > 1)
+    return Setup(
+        ' x '.join(names),
+        devices,
+        held,
+        shard,
+        MOMENTS * shard,
+        activations,
+        (gathered + reduced) * (data - 1) // data + passes * exchanged,
+    )
+
+
+def streamed(parts: Rehearsal, weight_bytes: int = LOW) -> Setup:
+    """Two blocks in memory; no training."""
+    held = (2 * parts.block + parts.stem) * weight_bytes + parts.decoder * FLOAT
+    maps = parts.levels * parts.token_map
+    activations = IMAGES * parts.images + max(maps + parts.run.alone, maps + parts.decode.alone)
+    return Setup('streaming', 1, held, 0, 0, activations, read=parts.blocks * parts.block * weight_bytes)
 
 
 def _frozen(parts: Rehearsal, block: Pass, decoder: int) -> int:
-    """Beside the decoder's gradients: a block's pass, while the maps of the levels before are kept, or the decoder's."""
+    """Beside the decoder's gradients: a block's pass, while the maps of former levels are kept, or the decoder's."""
     maps = parts.levels * parts.token_map
-    run = parts.token_map + block.alone + maps - parts.token_map
-    step = 2 * decoder // 3  # no gradients while the backbone runs
-    return 2 * parts.images + max(run - decoder, maps + parts.decode.peak - decoder, step)
+    moments = maps + block.alone - decoder, maps + parts.decode.peak - decoder, 2 * decoder // 3
+    return IMAGES * parts.images + max(moments)
 
 
 def _trained(
@@ -79,79 +134,18 @@ def _trained(
     """Beside all gradients: the highest moment of a step."""
     stored = parts.token_map if checkpointed else block.stored
     others = parts.token_map + (parts.blocks - 1) * stored
-    maps = parts.levels * parts.maps.stored
     moments = (
-        others + stored + maps + parts.decode.peak,
-        others + block.peak + parts.token_map + decoder,
-        parts.token_map * 2 + block.peak + (parts.blocks - 1) * block_gradients + decoder,
+        others + stored + parts.levels * parts.maps.stored + parts.decode.peak,
+        others + parts.token_map + block.peak + decoder,
+        2 * parts.token_map + block.peak + (parts.blocks - 1) * block_gradients + decoder,
         gradients + max(block_gradients, parts.largest * FLOAT),
     )
-    return 2 * parts.images + max(max(moments) - gradients, 0)
+    return IMAGES * parts.images + max(max(moments) - gradients, 0)
 
 
-def several(one: Setup, parts: Rehearsal, devices: int, trained: int) -> Setup:
-    """The whole model on each of several devices (DDP): its buckets hold the gradients once more."""
-    grads = trained * FLOAT
-    return replace(
-        one,
-        name=f'DDP on {devices}',
-        devices=devices,
-        gradients=one.gradients + grads,
-        communication=2 * grads * (devices - 1) // devices,
-    )
-
-
-def sharded(
-    parts: Rehearsal, frozen: bool, devices: int, tensor_parallel: int, checkpointed: bool, trained: int
-) -> Setup:
-    """FSDP2 with bf16 blocks, fp32 shards and reduction, optionally tensor parallel.
-
-    Two blocks are gathered at a time. A block's gradients are there in bf16, and in fp32 while they are reduced.
-    """
-    data, tp = devices // tensor_parallel, tensor_parallel
-    block = divided(parts.low, parts, tp)
-    gathered = 2 * parts.block * LOW // tp
-    root = (parts.stem + parts.decoder) * FLOAT  # gathered for the whole step
-    shard = trained * FLOAT // devices
-    weights = shard + (0 if not frozen else parts.backbone * FLOAT // devices) + gathered + root
-    decoder = parts.decoder * FLOAT
-    if frozen:
-        activations = _frozen(parts, block, decoder)
-    else:
-        reduced = parts.block * FLOAT // tp
-        activations = reduced + _trained(parts, block, shard, parts.block * FLOAT // devices, decoder, checkpointed)
-    passes = 1 if frozen else 2
-    gather = passes * parts.blocks * parts.block * LOW // tp * (data - 1) // data
-    reduce = 0 if frozen else parts.blocks * parts.block * FLOAT // tp * (data - 1) // data
-    exchanged = parts.blocks * parts.token_map // 2 * 2 * (tp - 1) // tp  # an all-reduce in bf16
-    times = 1 if frozen else 2 + checkpointed
-    name = f'FSDP2 on {devices}' if tp == 1 else f'FSDP2 on {data} x TP on {tp}'
-    flags = '--strategy fsdp2' + (f' --tp {tp}' if tp > 1 else '')
-    return Setup(
-        name, flags, devices, weights, shard, MOMENTS * shard, activations, gather + reduce + times * exchanged
-    )
-
-
-def divided(block: Pass, parts: Rehearsal, tp: int) -> Pass:
-    """A block's pass under tensor parallelism: all but its norm, its input and its result is divided."""
-    outside = Pass(
-        parts.norm.stored + parts.token_map,
-        parts.norm.stored + 3 * parts.token_map,
-        parts.norm.stored + parts.token_map,
-    )
-    share = (min(o, b) + (b - min(o, b)) // tp for o, b in zip(_values(outside), _values(block), strict=True))
-    return Pass(*share)
-
-
-def _values(p: Pass) -> tuple[int, int, int]:
-    return p.stored, p.peak, p.alone
-
-
-def streamed(parts: Rehearsal, weight_bytes: int) -> Setup:
-    """Two blocks in memory; for testing, predicting and caching."""
-    weights = (2 * parts.block + parts.stem) * weight_bytes + parts.decoder * FLOAT
-    read = parts.blocks * parts.block * weight_bytes
-    activations = parts.token_map * parts.levels + max(parts.run.alone, parts.decode.alone) + 2 * parts.images
-    return Setup(
-        'streaming', '--stream-weights', 1, weights, 0, 0, activations, 0, f'reads {read / 1e9:.1f} GB a pass'
-    )
+def divided(parts: Rehearsal, tp: int) -> Pass:
+    """A bf16 block's pass where its products are divided: its first norm, its input and its result are not."""
+    block, norm, tokens = parts.low, parts.norm, parts.token_map
+    outside = dict(stored=norm.stored + tokens, peak=norm.stored + 3 * tokens, alone=norm.stored + tokens)
+    pairs = {name: (getattr(block, name), min(size, getattr(block, name))) for name, size in outside.items()}
+    return Pass(**{name: left + (full - left) // tp for name, (full, left) in pairs.items()})
