@@ -6,17 +6,17 @@ import sys
 import pytest
 import torch
 from memory import PeakMemory
+from mmseg.registry import MODELS
 from planned_probe import planned_config
 
 from vit22b_dense.errors import UserError
-from vit22b_dense.models import ViT22B
 from vit22b_dense.planning.plan import Wanted, commands, memory_of, recommended, rows_of
 from vit22b_dense.planning.rehearsal import grid_of, rehearse
 from vit22b_dense.planning.setups import sharded, whole
 
 CP, BF16 = {'model.backbone.with_cp': True}, {'model.backbone.dtype': 'bfloat16'}
 LARGE = dict(arch=dict(embed_dims=512, num_layers=8, num_heads=8, mlp_dims=2048))
-FEW = [{}, CP, dict(regime='frozen', tokens=1024, batch=2, **BF16)]
+FEW = [{}, CP, dict(regime='frozen', batch=2, **BF16)]
 MANY = [
     LARGE, LARGE | CP, LARGE | dict(amp=True), LARGE | dict(tokens=2304), LARGE | dict(batch=4, tokens=256),
     LARGE | dict(kind='PlainViT'), LARGE | dict(regime='frozen'), LARGE | dict(regime='frozen', **BF16),
@@ -35,7 +35,7 @@ def planned(case):
 
 def ratio_of(case, run_tool):
     measured = int(run_tool('tests/planned_probe.py', json.dumps(case)).stdout.splitlines()[-1])
-    assert measured > 80e6
+    assert measured > 50e6
     return planned(case).total / measured
 
 
@@ -61,10 +61,8 @@ def test_totals_are_the_measured_peaks_of_every_kind(run_tool, capsys):
 def test_a_block_is_counted_as_it_runs(kind):
     cfg, *_ = planned_config(kind=kind)
     parts = rehearse(cfg, 2, 6)
-    with torch.device('cpu'):
-        from mmseg.registry import MODELS
-
-        block = MODELS.build(cfg.model.backbone).blocks[-1]
+    backbone = MODELS.build(cfg.model.backbone)
+    block = backbone.blocks[-1]
     x = torch.randn(2, 6, 384, requires_grad=True)
     with PeakMemory() as memory:
         y = block(x)
@@ -73,7 +71,7 @@ def test_a_block_is_counted_as_it_runs(kind):
     assert (parts.run.stored, parts.run.peak) == (stored, memory.peak)
     assert parts.block == sum(p.numel() for p in block.parameters())
     assert parts.blocks == 6
-    assert parts.backbone == sum(p.numel() for p in MODELS.build(cfg.model.backbone).parameters())
+    assert parts.backbone == sum(p.numel() for p in backbone.parameters())
 
 
 def test_the_state_of_22_billion_parameters_and_their_traffic():
@@ -83,7 +81,7 @@ def test_the_state_of_22_billion_parameters_and_their_traffic():
     cfg.model.decode_head.in_channels = 6144
     parts = rehearse(cfg, 1, 1296)
     count = parts.backbone + parts.decoder
-    assert parts.backbone == 21_750_249_472 - 0 or parts.backbone > 21.7e9
+    assert 21.7e9 < parts.backbone < 21.8e9
     one = whole(parts, False)
     assert one.weights + one.gradients + one.optimizer == 16 * count
     eight, two = (sharded(parts, False, 8, tp) for tp in (1, 2))
@@ -140,8 +138,8 @@ def test_the_tool(run_tool):
     text = run_tool(*arguments, '--decoder', 'upernet').stdout
     assert 'take DDP on 2:' in text
     assert 'FSDP2 on 2, checkpointed' in text
-    found = json.loads(run_tool(*arguments, '--json').stdout.partition('{')[1:][1].join(['{', '']))
+    printed = run_tool(*arguments, '--json').stdout
+    found = json.loads(printed[printed.index('{') :])
     assert found['recommended']['name'] == 'DDP on 2'
     row = found['rows'][0]
     assert row['total'] == sum(row[part] for part in ('weights', 'gradients', 'optimizer', 'activations'))
-    assert ViT22B is not None

@@ -245,16 +245,19 @@ def test_a_whole_pth_and_random_weights_are_refused(world):
         predictor_of(cfg, root / 'random.pth')
 
 
-def test_scores_are_the_same(world, tmp_path):
+def test_scores_are_the_same_with_a_bf16_backbone_under_an_fp32_decoder(world, tmp_path):
     root, data, _ = world
     scores = []
     for streamed in (False, True):
         cfg = config(data)
+        cfg.model.backbone.dtype = 'bfloat16'
         cfg.work_dir, cfg.launcher = str(tmp_path / str(streamed)), 'none'
         if streamed:
             stream_weights(cfg, root / 'run.pth')
         runner = build_test(cfg, str(root / 'run.pth'))
         scores.append(runner.test())
+        assert {p.dtype for p in runner.model.backbone.parameters()} == {torch.bfloat16}
+        assert {p.dtype for p in runner.model.decode_head.parameters()} == {torch.float32}
         assert any(p.is_meta for p in runner.model.parameters()) == streamed
     assert scores[0] == scores[1]
 
@@ -263,6 +266,7 @@ def test_features_are_the_same_and_belong_to_the_same_run(world, tmp_path):
     _, data, weights = world
     for streamed in (False, True):
         cfg = config(data, weights)
+        cfg.model.backbone.dtype = 'bfloat16'
         if streamed:
             stream_weights(cfg)
         FeatureMaker(cfg, tmp_path / str(streamed), 1, 'fp32').make(lambda done, total: None, lambda text: None)

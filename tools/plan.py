@@ -38,7 +38,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--gpus', type=int, default=1, metavar='N', help='devices of the machine (default: 1)')
     parser.add_argument('--memory', default='80GB', metavar='SIZE', help='of one device (default: 80GB)')
     parser.add_argument('--tokens', type=int, default=1296, metavar='N', help='of an image (default: 1296, 504 px)')
-    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images of a device in a step, or of those that share a block (default: 1)')
+    parser.add_argument(
+        '--batch-size', type=int, default=1, metavar='N',
+        help='images of a step on each device, or on the devices that share a block (default: 1)',
+    )  # fmt: skip
     parser.add_argument('--json', action='store_true', help='print JSON, in bytes')
     return parser.parse_args()
 
