@@ -296,3 +296,19 @@ def test_loading_takes_little_more_than_the_weights(kind, tmp_path, run_tool):
     # transformers maps a file into memory while it converts its type: pages that the system may drop at any time
     mapped = (tmp_path / '512/model.safetensors').stat().st_size if 'float16' in kind else 0
     assert peak - mapped < 1.1 * total
+
+
+def test_bf16_weights_are_loaded_without_all_of_them_in_fp32(tmp_path):
+    """From a float32 file, from which a float32 backbone takes twice as much; 24 blocks, as a tensor is read whole."""
+    arch, path = dict(embed_dims=96, num_heads=4, mlp_dims=384, num_layers=24), tmp_path / 'w.safetensors'
+    save_file(ViT22B(arch, img_size=56).state_dict(), path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    peaks = {}
+    for dtype in ('bfloat16', 'float32'):
+        with PeakMemory() as memory:
+            backbone = ViT22B(arch, img_size=56, frozen=True, dtype=dtype, init_cfg=init_cfg)
+            backbone.init_weights()
+        total = sum(p.nbytes for p in backbone.parameters())
+        peaks[dtype] = memory.peak
+        assert total <= memory.peak <= 1.1 * total
+    assert peaks['float32'] > 1.9 * peaks['bfloat16']

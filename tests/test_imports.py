@@ -17,6 +17,7 @@ ALLOWED = {
     'waymo': {'datasets'},
     'demo': {'waymo'},
     'benchmark': {'engine', 'models', 'checkpoint'},
+    'planning': {'benchmark', 'engine', 'models'},
     'checkpoint': set(),
     'errors': set(),
     'files': set(),

@@ -19,6 +19,7 @@ from pathlib import Path
 from vit22b_dense.engine.config import add_config_arguments, axes_of, config_of, merge_overrides, name_weights
 from vit22b_dense.engine.predict import predictor_of
 from vit22b_dense.engine.restore import config_in
+from vit22b_dense.engine.streaming import add_stream_argument, stream_weights
 from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.files import write_atomically
 from vit22b_dense.progress import duration
@@ -40,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out-dir', type=Path, default=Path('predictions'), metavar='DIR', help='default: predictions/'
     )
+    add_stream_argument(parser)
     add_config_arguments(parser)
     args = parser.parse_args()
     args.config = args.paths.pop(0) if args.paths[0].endswith('.py') else None
@@ -99,7 +101,10 @@ def config_for(args: argparse.Namespace):
 def main() -> int:
     args = parse_args()
     images = find_images([Path(path) for path in args.images])
-    predictor = predictor_of(config_for(args), args.checkpoint)
+    cfg = config_for(args)
+    if args.stream_weights:
+        stream_weights(cfg, args.checkpoint)
+    predictor = predictor_of(cfg, args.checkpoint)
     outputs = outputs_of(images, args.out_dir, predictor.endings)
     skipped, start = [], time.time()
     for done, ((path, _), files) in enumerate(zip(images, outputs, strict=True), 1):

@@ -12,6 +12,7 @@ import argparse
 from vit22b_dense.engine.config import axes_of
 from vit22b_dense.engine.record import draw_pictures, score_and_record
 from vit22b_dense.engine.run import add_run_arguments, augment_test, leave, run_config
+from vit22b_dense.engine.streaming import add_stream_argument, stream_weights
 from vit22b_dense.errors import ToolParser, run_tool
 
 
@@ -28,6 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show those pictures in a window')
     parser.add_argument('--wait-time', type=float, default=2, metavar='SECONDS', help='of --show, each (default: 2)')
     parser.add_argument('--tta', action='store_true', help="average over augmented images: the config's tta_pipeline")
+    add_stream_argument(parser)
     add_run_arguments(parser)
     return parser.parse_args()
 
@@ -37,6 +39,8 @@ def main() -> None:
     axes = {axis: value for axis, value in axes_of(args).items() if value is not None}
     about = dict(config=args.config, axes=axes, tta=args.tta)
     cfg = run_config(args)
+    if args.stream_weights:
+        stream_weights(cfg, args.checkpoint)
     if args.tta:
         augment_test(cfg)
     if args.show or args.show_dir:

@@ -1,7 +1,7 @@
 """Converting a checkpoint: from any format and layout to any other of the same model."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +92,19 @@ def _find_layout(weights: LazyWeights, wanted: str | None, prefix: str | None) -
             f'only, with --to {SAME}. Known are {known}. It has {shorten(weights.keys())}'
         )
     return found[0]
+
+
+def other_layout(weights: LazyWeights, own: Mapping[str, Tensor]) -> str | None:
+    """The name of the one layout that weights show by their names, where it is not the one that a model has here.
+
+    Args:
+        weights: of a backbone. own: the model's names, as in its state dict.
+    """
+    try:
+        layout, _ = _find_layout(weights, None, None)
+    except CheckpointError:
+        return None
+    return None if layout.signature in own else layout.name
 
 
 def _relaid(weights: LazyWeights, here: Layout, there: Layout) -> LazyWeights:

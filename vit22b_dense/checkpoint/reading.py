@@ -3,7 +3,7 @@
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -47,9 +47,7 @@ class LazyWeights(dict[str, Tensor]):
 
         None: those of the backbone, which the checkpoint holds alone or, under ``backbone.``, inside a whole model.
         """
-        if prefix is None:
-            prefix = 'backbone' if any(name.startswith('backbone.') for name in self) else ''
-        prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
+        prefix = backbone_prefix(self, prefix)
         infos = {name.removeprefix(prefix): info for name, info in self.items() if name.startswith(prefix)}
         if not infos:
             raise CheckpointError(f'{self.path}: no tensor begins with {prefix!r}; it has {shorten(self)}')
@@ -120,6 +118,13 @@ def open_weights(path: str | Path) -> LazyWeights:
         raise CheckpointError(f'{first}: index and shards disagree about {shorten(apart)}; fetch all of them again')
     infos = {name: file[name] for file in files.values() for name in file}
     return LazyWeights(first.parent, infos, lambda name: files[held[name]].read(name))
+
+
+def backbone_prefix(names: Iterable[str], prefix: str | None) -> str:
+    """What a backbone's names begin with: the given prefix, or for None ``backbone.`` where there are such names."""
+    if prefix is None:
+        return 'backbone.' if any(name.startswith('backbone.') for name in names) else ''
+    return f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
 
 
 def read_checkpoint(path: str | Path) -> dict:

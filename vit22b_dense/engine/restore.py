@@ -15,6 +15,7 @@ from ..checkpoint import CheckpointError, Reference, check_fit, load_weights, re
 from ..files import naming
 from ..models.backbones.referenced import ENTRY, find_weights
 from .config import name_weights
+from .streaming import is_streamed, read_for
 
 META = 'backbone'  # entry of a checkpoint's meta that holds the reference
 
@@ -65,8 +66,11 @@ def complete(model: nn.Module, checkpoint: dict, source: str | Path) -> dict[str
     """
     state = state_dict_of(checkpoint)
     stored = (checkpoint.get('meta') or {}).get(META)
-    if stored is None:
+    if stored is None and not is_streamed(model):
         return state
+    if stored is None:
+        model.backbone.init_weights()
+        return {**_of_backbone(model), **state}
     try:
         wanted = Reference(**stored)
     except TypeError as error:
@@ -74,8 +78,11 @@ def complete(model: nn.Module, checkpoint: dict, source: str | Path) -> dict[str
     if not hasattr(getattr(model, 'backbone', None), 'weights_source'):
         raise CheckpointError(f'{source}: refers to {wanted}, and {type(model).__name__} has no backbone to load it')
     find_weights(model.backbone, wanted, source)
-    own = model.state_dict()
-    return {**{name: own[name] for name in own if name.startswith('backbone.')}, **state}
+    return {**_of_backbone(model), **state}
+
+
+def _of_backbone(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith('backbone.')}
 
 
 def config_in(path: str | Path) -> Config:
@@ -105,7 +112,7 @@ def load_model(cfg: Config, checkpoint: str | Path) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     model = MODELS.build(cfg.model)
     with torch.no_grad():
-        load_weights(model, complete(model, read_checkpoint(checkpoint), checkpoint), checkpoint)
+        load_weights(model, complete(model, read_for(model, checkpoint), checkpoint), checkpoint)
     return model
 
 

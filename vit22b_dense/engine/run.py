@@ -17,7 +17,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import CheckpointError, load_weights, read_checkpoint, state_dict_of
+from ..checkpoint import CheckpointError, load_weights, state_dict_of
 from ..datasets.empty import empty_named
 from ..errors import UserError
 from ..files import naming
@@ -25,6 +25,7 @@ from .config import ConfigError, add_config_arguments, axes_of, check_data, conf
 from .hooks import unwrapped
 from .precision import use_mixed_precision
 from .rates import settle_rate, use_found_rate
+from .streaming import read_for
 from .work_dir import claim, find_checkpoint
 
 LAUNCHED = {  # variables that a launcher sets
@@ -155,7 +156,7 @@ class DenseRunner(Runner):
         Raises:
             CheckpointError: it cannot be read, does not fit, or is to be resumed and holds weights alone.
         """
-        checkpoint = read_checkpoint(filename)
+        checkpoint = read_for(unwrapped(self.model), filename)
         lacking = [key for key in RESUMABLE if key not in checkpoint]
         if self._resume and lacking:
             raise CheckpointError(

@@ -11,7 +11,10 @@ from ...models.backbones.contract import file_source
 from .store import FeatureError, digest_of
 
 # Of the backbone: where its weights lie, which are identified by their hash, and what does not change its maps.
-NEUTRAL = {'init_cfg', 'model', 'pretrained', 'checkpoint_path', 'out_indices', 'frozen', 'with_cp', 'drop_path_rate'}
+NEUTRAL = {
+    'init_cfg', 'model', 'pretrained', 'checkpoint_path', 'out_indices', 'frozen', 'with_cp', 'drop_path_rate',
+    'streamed',
+}  # fmt: skip
 
 VAL = 'val:'
 

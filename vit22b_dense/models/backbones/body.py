@@ -2,15 +2,17 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint import load_weights, open_weights
+from ...checkpoint import LazyWeights, load_weights, open_weights
+from ...errors import UserError
 from .contract import DTYPES, PlainBackbone, draw_seed, file_source, reflect_to_multiple
 from .pos_embed import resize_pos_embed, to_grid
+from .streamed import open_stream, refuse_random
 
 SIZES = ('embed_dims', 'num_layers', 'num_heads', 'mlp_dims')
 
@@ -30,6 +32,7 @@ class PlainBody(PlainBackbone):
         img_size: as for `ViT22B`, and so are the rest.
 
     Raises:
+        UserError: ``streamed`` blocks that are to learn or to be compiled.
         ValueError: an ``out_indices`` outside the depth, or see `PlainBackbone.set_up`.
     """
 
@@ -49,8 +52,15 @@ class PlainBody(PlainBackbone):
         init_cfg: dict | None,
         dtype: str,
         compile_blocks: bool,
+        streamed: bool,
     ) -> None:
         super().__init__(init_cfg)
+        if streamed and (compile_blocks or not frozen):
+            raise UserError(
+                f'streamed=True with {"compile_blocks=True" if compile_blocks else "frozen=False"}: the weights of '
+                'streamed blocks are read for each pass; they are neither trained nor compiled'
+            )
+        self.streamed = False  # until there is what can be streamed
         self.embed_dims, self.patch_size = embed_dims, patch_size
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         grid = math.ceil(height / patch_size), math.ceil(width / patch_size)
@@ -67,9 +77,11 @@ class PlainBody(PlainBackbone):
         self.to(DTYPES[dtype])
         path, _, allow_partial = (None, None, True) if init_cfg is None else parse_pretrained(init_cfg)
         self.seed = draw_seed() if allow_partial else None
-        if device.type != 'meta' and allow_partial:
+        self.streamed, self.stream, self._device = streamed, None, device
+        on_meta = device.type == 'meta' or streamed  # until a file is opened
+        if not on_meta and allow_partial:
             self.draw_weights(self.seed, device)
-        elif device.type != 'meta':
+        elif not on_meta:
             self.to_empty(device=device)
             self.mark_empty()
         if path is not None:
@@ -95,9 +107,9 @@ class PlainBody(PlainBackbone):
         if self.init_cfg is not None:
             self.load_pretrained(*parse_pretrained(self.init_cfg))
         else:
-            self.warn_if_frozen_and_random()
-            if self.pos_embed.is_meta:
+            if self.pos_embed.is_meta or self.streamed:
                 self.draw_weights(self.seed)
+            self.warn_if_frozen_and_random()
         self._is_init = True
 
     def draw_weights(self, seed: int, device: torch.device | str | None = None) -> None:
@@ -106,7 +118,12 @@ class PlainBody(PlainBackbone):
         Args:
             seed: 0 or more.
             device: where they go; None for where they are, or for the CPU where that is the meta device.
+
+        Raises:
+            UserError: the blocks are streamed.
         """
+        if self.streamed:
+            refuse_random()
         self.seed = seed
         device = device or (torch.device('cpu') if self.pos_embed.is_meta else self.pos_embed.device)
         if self.pos_embed.is_meta:
@@ -131,6 +148,8 @@ class PlainBody(PlainBackbone):
     def load_pretrained(self, path: str | Path, prefix: str | None = None, allow_partial: bool = False) -> None:
         """Load weights from a file, tensor by tensor; of a frozen backbone into all that does not learn.
 
+        Where the blocks are streamed, their weights stay in the file.
+
         Args:
             path: ``.safetensors``, a folder of shards, or a ``.pth``.
             prefix: of the backbone's names there; None: ``backbone.`` where the file has it.
@@ -139,17 +158,45 @@ class PlainBody(PlainBackbone):
         Raises:
             CheckpointError: they do not fit; nothing is loaded then.
         """
-        state = open_weights(path).under(prefix)
+        names = self.referenced_names() or None
+        if self.streamed:
+            self.stream = open_stream(self, path, prefix, allow_partial)
+            names = {name for name in self.state_dict() if not name.startswith('blocks.')}
+            whole = self.stream.reader.weights
+            state = LazyWeights(whole.path, {name: whole[name] for name in names}, whole.read)
+        else:
+            state = open_weights(path).under(prefix)
         if 'pos_embed' in state:
             grid = to_grid(state.read('pos_embed'), path)
             state['pos_embed'] = resize_pos_embed(grid, tuple(self.pos_embed.shape[1:3]))
         dtype = self.pos_embed.dtype
-        loaded = load_weights(self, state, path, allow_partial, self.referenced_names() or None)
-        self.of_its_own = set(self.state_dict()) - set(loaded)
+        loaded = load_weights(self, state, path, allow_partial, names)
+        self.of_its_own = set() if self.streamed else set(self.state_dict()) - set(loaded)
         if self.pos_embed.dtype != dtype:  # taken from the file as they are, from the meta device
             self.to(dtype)
+        if self.streamed:
+            self.to(self._device)
         self.weights_source = file_source(path)
         self.filled = False
+
+    def run_blocks(
+        self, tokens: Tensor, size: tuple[int, int], start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Run blocks on tokens; see `PlainBackbone.run_blocks`."""
+        if self.stream is None:
+            yield from super().run_blocks(tokens, size, start, stop)
+            return
+        numbers = range(self.num_layers)[start:stop]
+        for i, block in self.stream.blocks(numbers, self.pos_embed.device, self.pos_embed.dtype):
+            tokens = block(tokens)
+            yield i, tokens
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'PlainBody':
+        """Move or convert; PyTorch calls this. What is streamed goes there when it is read."""
+        if not self.streamed:
+            return super()._apply(fn, recurse)
+        self._device = fn(torch.empty(0, device=self._device)).device
+        return super()._apply(lambda t: t if t.is_meta else fn(t), recurse)
 
     def layer_id(self, name: str) -> int:
         """The depth of a parameter for layer-wise learning-rate decay.

@@ -46,6 +46,7 @@ class PlainViT(PlainBody):
         init_cfg: None, or ``dict(type='Pretrained', checkpoint=PATH)``.
         dtype: of the weights.
         compile_blocks: run the blocks compiled.
+        streamed: only two blocks are in memory.
 
     Attributes:
         embed_dims: D.
@@ -70,6 +71,7 @@ class PlainViT(PlainBody):
         init_cfg: dict | None = None,
         dtype: str = 'float32',
         compile_blocks: bool = False,
+        streamed: bool = False,
     ) -> None:
         arch = resolve_arch(arch, ARCHS, optional=tuple(OPTIONS))
         width, depth, heads, mlp_dims = (arch[name] for name in SIZES)
@@ -93,4 +95,5 @@ class PlainViT(PlainBody):
             init_cfg=init_cfg,
             dtype=dtype,
             compile_blocks=compile_blocks,
+            streamed=streamed,
         )

@@ -46,6 +46,8 @@ class ViT22B(PlainBody):
         dtype: of the weights: ``'float32'``, or if frozen also ``'bfloat16'`` or ``'float16'``.
         compile_blocks: run the blocks compiled by ``torch.compile``, in training and testing. The first passes take up
             to a minute.
+        streamed: only the weights of two blocks are in memory; a thread reads the next ones from safetensors files
+            while the pass computes. For frozen backbones with ``init_cfg``, or weights that are loaded later.
 
     Attributes:
         embed_dims: D.
@@ -57,7 +59,7 @@ class ViT22B(PlainBody):
 
     Raises:
         ValueError: an unknown ``arch``, an ``out_indices`` outside the depth, a weight file that does not fit.
-        UserError: ``compile_blocks`` without a C++ compiler.
+        UserError: ``compile_blocks`` without a C++ compiler; ``streamed`` blocks that learn or are compiled.
 
     Source: ViT-22B, arXiv 2302.05442, section 2 and table 1.
     """
@@ -74,6 +76,7 @@ class ViT22B(PlainBody):
         init_cfg: dict | None = None,
         dtype: str = 'float32',
         compile_blocks: bool = False,
+        streamed: bool = False,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, optional=('qk_norm',))
         width, heads, mlp_dims = (sizes[name] for name in ('embed_dims', 'num_heads', 'mlp_dims'))
@@ -92,6 +95,7 @@ class ViT22B(PlainBody):
             init_cfg=init_cfg,
             dtype=dtype,
             compile_blocks=compile_blocks,
+            streamed=streamed,
         )
         self.__dict__['_folded'] = {}  # by number of the block; not modules, so in no state dict
 
