@@ -6,9 +6,11 @@ from .hooks import AtomicCheckpointHook, CheckpointFitHook, IterationSeedHook
 from .layer_decay import LayerDecayConstructor
 from .precision import BFloat16OptimWrapper
 from .run import DenseRunner
+from .sharding import FSDP2Strategy, ShardedCachedRunner, ShardedOptimWrapper, ShardedRunner
 from .timed_logger import TimedLoggerHook
 
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CachedRunner', 'CheckpointFitHook', 'CompleteDataHook',
-    'DenseRunner', 'FiniteLossHook', 'IterationSeedHook', 'LayerDecayConstructor', 'TimedLoggerHook',
+    'DenseRunner', 'FSDP2Strategy', 'FiniteLossHook', 'IterationSeedHook', 'LayerDecayConstructor',
+    'ShardedCachedRunner', 'ShardedOptimWrapper', 'ShardedRunner', 'TimedLoggerHook',
 ]  # fmt: skip

@@ -13,9 +13,8 @@ from .store import FeatureError, FeatureStore
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
-@RUNNERS.register_module()
-class CachedRunner(DenseRunner):
-    """`DenseRunner` for a config of a frozen run, from features that tools/cache_features.py has made.
+class FromFeatures:
+    """In front of a runner: a config of a frozen run, from features that tools/cache_features.py has made.
 
     The config stays that of the frozen run, in the work dir and in checkpoints, so that these are as usual.
 
@@ -31,7 +30,12 @@ class CachedRunner(DenseRunner):
         for name in LOADERS:
             if parts.get(name):
                 parts[name] = replaced[name]
-        super().__init__(replaced.model, work_dir, cfg=cfg, **parts)
+        super().__init__(replaced.model, work_dir=work_dir, cfg=cfg, **parts)
+
+
+@RUNNERS.register_module()
+class CachedRunner(FromFeatures, DenseRunner):
+    """`DenseRunner` for the regime ``cached``."""
 
 
 def with_features(cfg: Config) -> Config:

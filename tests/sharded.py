@@ -1,0 +1,148 @@
+"""Short runs of a tiny backbone, in this process or in several with gloo; run as a script in each of them."""
+
+import json
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from mmengine.hooks import Hook
+
+from vit22b_dense.checkpoint.fitting import is_sharded
+from vit22b_dense.engine.config import load_config
+from vit22b_dense.engine.features.maker import make_features
+from vit22b_dense.engine.run import build_training, leave
+from vit22b_dense.warm import start_warm
+
+REPO = Path(__file__).resolve().parent.parent
+ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, mlp_dims=64)
+BATCH = 4  # of all processes
+ITERS = 8
+# what is compared, each with settings that differ from those before
+CASES = {
+    'finetune': dict(regime='finetune', **{'optim_wrapper.optimizer.lr': 1e-3, 'optim_wrapper.paramwise_cfg.decay_rate': 0.7}),
+    'accumulated': dict(regime='scratch', **{
+        'optim_wrapper.accumulative_counts': 2, 'optim_wrapper.clip_grad.max_norm': 0.05, 'model.backbone.with_cp': True,
+    }),
+    'frozen': dict(regime='frozen'),
+    'cached': dict(regime='cached'),
+}  # fmt: skip
+
+
+def config(data, work_dir, regime='scratch', strategy=None, features=None, weights=None, backbone=None, **overrides):
+    """A run of 8 iterations with 4 images each, without dropout: what several processes can do as one does."""
+    cfg = load_config(REPO / 'configs/demo/linear.py', dict(
+        backbone='vit22b_tiny', regime=regime, data_root=str(data), weights=weights and str(weights), seed='1',
+        features=str(features) if regime == 'cached' else None, fraction=None,
+    ))  # fmt: skip
+    strategy = strategy and dict(strategy, type='FSDP2Strategy')
+    cfg.merge_from_dict({
+        'model.backbone.arch': dict(_delete_=True, **ARCH), 'model.backbone.img_size': 56,
+        'model.decode_head.in_channels': 32, 'model.decode_head.dropout_ratio': 0.0,
+        'model.data_preprocessor.size': (56, 70), 'train_cfg.max_iters': ITERS,
+        'train_dataloader.batch_size': BATCH // (strategy or {}).get('data', 1),
+        'default_hooks.checkpoint.interval': 4, 'default_hooks.logger.interval': 1,
+        'launcher': 'pytorch' if strategy else 'none',
+    })  # fmt: skip
+    if strategy:
+        cfg.strategy = strategy
+    cfg.merge_from_dict(overrides)
+    for name in ('train', 'test'):
+        cfg[f'{name}_dataloader'].update(num_workers=0, persistent_workers=False)
+    for step in cfg.train_dataloader.dataset.dataset.dataset.pipeline:
+        if 'Crop' in step['type']:
+            step['crop_size'] = (56, 70)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.work_dir = str(work_dir)
+    return cfg
+
+
+class Watch(Hook):
+    """Keeps each update's gradients, before they are clipped, and the parameters at the end, whole."""
+
+    def before_train(self, runner):
+        self.gradients, step = [], runner.optim_wrapper.step
+
+        def watched(**options):
+            self.gradients.append({n: whole(p.grad) for n, p in runner.model.named_parameters() if p.grad is not None})
+            step(**options)
+
+        runner.optim_wrapper.step = watched
+
+    def result(self, runner):
+        model = runner.model
+        return dict(
+            gradients=self.gradients, params={name: whole(value) for name, value in model.state_dict().items()}
+        )
+
+
+def whole(tensor):
+    return (tensor.full_tensor() if is_sharded(tensor) else tensor).detach().clone()
+
+
+def train(cfg):
+    """Train and return what `Watch` has seen."""
+    runner, watch = build_training(cfg), Watch()
+    runner.register_hook(watch)
+    runner.train()
+    return watch.result(runner)
+
+
+def start(count, tasks, folder, env=None):
+    """Start processes that do tasks, each a name of a function here and its arguments; see `main`."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / 'tasks.json').write_text(json.dumps(tasks, default=str))
+    processes = []
+    for rank in range(count):
+        said = tempfile.TemporaryFile('w+')  # noqa: SIM115
+        surroundings = dict(
+            os.environ, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port), OMP_NUM_THREADS='1', **(env or {}),
+        )  # fmt: skip
+        command = [REPO / 'tests/sharded.py', folder]
+        process = start_warm(command, stdout=said, stderr=said, cwd=REPO, env=surroundings)
+        process.said = said
+        processes.append(process)
+    return processes
+
+
+def finish(processes):
+    """Wait; the output of each process."""
+    outputs = []
+    for process in processes:
+        process.join()
+        process.said.seek(0)
+        outputs.append(process.said.read())
+    return outputs
+
+
+def run(count, tasks, folder, env=None):
+    """Do tasks in several processes; all must succeed."""
+    processes = start(count, tasks, folder, env)
+    outputs = finish(processes)
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.exitcode == 0, f'{process.exitcode}\n{output[-6000:]}'
+    return outputs
+
+
+def trained(out, **options):
+    """Train and let the first process store what was seen."""
+    seen = train(config(**options))
+    if os.environ.get('RANK', '0') == '0':
+        torch.save(seen, out)
+
+
+def main():
+    torch.set_num_threads(1)
+    for name, options in json.loads((Path(sys.argv[1]) / 'tasks.json').read_text()):
+        globals()[name](**options)
+    leave()
+
+
+if __name__ == '__main__':
+    main()
