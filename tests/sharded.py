@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 
 from vit22b_dense.checkpoint.fitting import is_sharded
 from vit22b_dense.engine.config import load_config
-from vit22b_dense.engine.features.maker import make_features
+from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.run import build_training, leave
 from vit22b_dense.warm import start_warm
 
@@ -20,15 +20,20 @@ REPO = Path(__file__).resolve().parent.parent
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, mlp_dims=64)
 BATCH = 4  # of all processes
 ITERS = 8
+SLIDE = dict(_delete_=True, mode='slide', crop_size=(56, 56), stride=(28, 28))
 # what is compared, each with settings that differ from those before
 CASES = {
-    'finetune': dict(regime='finetune', **{'optim_wrapper.optimizer.lr': 1e-3, 'optim_wrapper.paramwise_cfg.decay_rate': 0.7}),
-    'accumulated': dict(regime='scratch', **{
-        'optim_wrapper.accumulative_counts': 2, 'optim_wrapper.clip_grad.max_norm': 0.05, 'model.backbone.with_cp': True,
-    }),
-    'frozen': dict(regime='frozen'),
-    'cached': dict(regime='cached'),
+    'finetune': {
+        'regime': 'finetune', 'optim_wrapper.optimizer.lr': 1e-3, 'optim_wrapper.paramwise_cfg.decay_rate': 0.7,
+    },
+    'accumulated': {
+        'regime': 'scratch', 'model.backbone.with_cp': True,
+        'optim_wrapper.accumulative_counts': 2, 'optim_wrapper.clip_grad.max_norm': 0.05,
+    },
+    'frozen': {'regime': 'frozen', 'model.test_cfg': SLIDE},
+    'cached': {'regime': 'cached'},
 }  # fmt: skip
+RANDOM = {'regime': 'scratch', 'model.backbone.drop_path_rate': 0.4, 'model.decode_head.dropout_ratio': 0.1}
 
 
 def config(data, work_dir, regime='scratch', strategy=None, features=None, weights=None, backbone=None, **overrides):
@@ -135,6 +140,11 @@ def trained(out, **options):
     seen = train(config(**options))
     if os.environ.get('RANK', '0') == '0':
         torch.save(seen, out)
+
+
+def tested(checkpoint, **options):
+    """Test as tools/test.py does."""
+    score_and_record(config(**options), str(checkpoint), {})
 
 
 def main():

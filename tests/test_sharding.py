@@ -1,17 +1,29 @@
-"""Several processes against one: the same gradients and weights, sharded by FSDP2 and by tensor parallelism."""
+"""Two processes against one: the same gradients, weights, checkpoints and scores."""
 
+import json
+import shutil
+
+import numpy as np
 import pytest
 import sharded
 import torch
-from conftest import make_ade
-from sharded import CASES, config
+from conftest import make_ade, write_image
+from sharded import CASES, RANDOM, config
 
+from vit22b_dense.checkpoint import CheckpointError, open_weights, read_checkpoint
 from vit22b_dense.engine.features.maker import make_features
+from vit22b_dense.engine.record import score_and_record
+from vit22b_dense.engine.work_dir import find_checkpoint
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    return make_ade(tmp_path_factory.mktemp('data') / 'ade')
+    """Three pictures to test on, of different sizes, so that two processes have different numbers of windows."""
+    root = make_ade(tmp_path_factory.mktemp('data') / 'ade')
+    label = np.kron(np.random.default_rng(3).choice([2, 3, 5, 7], (15, 20)), np.ones((8, 8))).astype(np.uint8)
+    write_image(root / 'images/validation/02.jpg', np.stack([label * 9, 255 - label * 9, label * 5], -1))
+    write_image(root / 'annotations/validation/02.png', label)
+    return root
 
 
 @pytest.fixture(scope='module')
@@ -37,8 +49,33 @@ def two(data, features, tmp_path_factory):
     tasks = [
         ('trained', dict(out=folder / f'{name}.pth', data=data, work_dir=folder / name, features=features,
                          strategy=dict(data=2), **case))
-        for name, case in CASES.items()
+        for name, case in [*CASES.items(), ('random', RANDOM)]
     ]  # fmt: skip
+    sharded.run(2, tasks, folder)
+    return folder
+
+
+def broken_off(two, name, folder):
+    """A copy of a run's work dir, as if it had been killed after iteration 4."""
+    shutil.copytree(two / name, folder)
+    shutil.rmtree(folder / 'iter_8.dcp')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def again(data, two, tmp_path_factory):
+    """Runs that were broken off, resumed by two processes, and checkpoints tested by them."""
+    folder = tmp_path_factory.mktemp('again')
+    mesh = dict(data=data, strategy=dict(data=2))
+    tasks = [
+        ('trained', dict(mesh, **case, out=folder / f'{name}.pth', work_dir=broken_off(two, name, folder / name),
+                         resume=True))
+        for name, case in (('random', RANDOM), ('accumulated', CASES['accumulated']), ('frozen', CASES['frozen']))
+    ]  # fmt: skip
+    tasks += [
+        ('tested', dict(mesh, **CASES[name], work_dir=folder / f'{name}_test', checkpoint=two / name / 'iter_8.dcp'))
+        for name in ('frozen', 'accumulated')
+    ]
     sharded.run(2, tasks, folder)
     return folder
 
@@ -59,9 +96,68 @@ def differences(one, other):
 @pytest.mark.parametrize('case', CASES)
 def test_two_processes_train_as_one(case, alone, two):
     params, gradients = differences(alone[case], torch.load(two / f'{case}.pth'))
-    print(case, params, gradients)
     assert params < 1e-5
     assert gradients < 1e-3
     learned = alone[case]['gradients'][0]
     assert any('backbone' in name for name in learned) == (case in ('finetune', 'accumulated'))
     assert len(alone[case]['gradients']) == (4 if case == 'accumulated' else 8)
+
+
+@pytest.mark.parametrize('name', ['random', 'accumulated', 'frozen'])
+def test_broken_off_and_resumed_equals_unbroken(name, two, again):
+    unbroken, resumed = (torch.load(folder / f'{name}.pth')['params'] for folder in (two, again))
+    assert unbroken.keys() == resumed.keys()
+    for parameter, value in unbroken.items():
+        assert torch.equal(value, resumed[parameter]), parameter
+    assert sorted(path.name for path in (again / name).glob('*.dcp')) == ['iter_4.dcp', 'iter_8.dcp']
+    assert (again / name / 'last_checkpoint').read_text() == str(again / name / 'iter_8.dcp')
+
+
+def test_a_checkpoint_of_two_processes_is_resumed_by_one(two, data, alone, tmp_path):
+    folder = broken_off(two, 'finetune', tmp_path / 'finetune')
+    options = dict(data=data, work_dir=folder, strategy=dict(data=1), resume=True, out=tmp_path / 'one.pth')
+    sharded.run(1, [('trained', dict(options, **CASES['finetune']))], tmp_path / 'tasks')
+    resumed = torch.load(tmp_path / 'one.pth')['params']
+    for name, value in alone['finetune']['params'].items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('name', ['frozen', 'accumulated'])
+def test_two_processes_score_as_one(name, two, again, data, tmp_path):
+    """One process reads the folder of two. The pictures have different numbers of windows."""
+    score_and_record(config(data, tmp_path, **CASES[name]), str(two / name / 'iter_8.dcp'), {})
+    one, both = (json.loads((folder / 'scores.json').read_text()) for folder in (tmp_path, again / f'{name}_test'))
+    assert one['scores'] == both['scores']
+    assert [example['score'] for example in one['examples']] == [example['score'] for example in both['examples']]
+    assert one['images'] == both['images'] == 3
+
+
+def test_a_frozen_run_stores_what_it_trained(two):
+    assert set(open_weights(two / 'frozen/iter_8.dcp')) == {'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}
+    assert read_checkpoint(two / 'frozen/iter_8.dcp')['meta']['backbone']['kind'] == 'random'
+
+
+@pytest.mark.parametrize('name', ['accumulated', 'frozen'])
+def test_exported_weights_are_the_runs(name, two, run_tool, tmp_path):
+    run_tool('tools/convert_checkpoint.py', two / name / 'iter_8.dcp', tmp_path / 'whole.safetensors', '--to', 'same')
+    exported, params = open_weights(tmp_path / 'whole.safetensors'), torch.load(two / f'{name}.pth')['params']
+    assert {n for n in params if 'preprocessor' not in n} == exported.keys()
+    for parameter in exported:
+        assert torch.equal(exported.read(parameter), params[parameter])
+
+
+def test_a_folder_that_is_not_whole_is_not_taken(two, tmp_path):
+    folder = tmp_path / 'run'
+    shutil.copytree(two / 'finetune', folder)
+    assert find_checkpoint(folder) == folder / 'iter_8.dcp'
+    pieces = sorted((folder / 'iter_8.dcp').iterdir())
+    assert len(pieces) == 4
+    for piece in pieces:
+        content = piece.read_bytes()
+        for part in (content[: len(content) // 2], None):
+            piece.unlink() if part is None else piece.write_bytes(part)
+            assert find_checkpoint(folder) == folder / 'iter_4.dcp', piece.name
+            with pytest.raises(CheckpointError, match=r'iter_8.dcp'):
+                read_checkpoint(folder / 'iter_8.dcp')
+        piece.write_bytes(content)
+    assert find_checkpoint(folder) == folder / 'iter_8.dcp'

@@ -5,6 +5,7 @@ tensor lies in `BESIDE`, as a ``.pth`` holds it.
 """
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def _reader(path: Path) -> FileSystemReader:
         raise CheckpointError(f'{path}: not a whole distributed checkpoint ({error}); copy it again') from error
     lacking = [name for name in (*ends, BESIDE) if not (path / name).is_file()]
     short = [name for name, end in ends.items() if name not in lacking and (path / name).stat().st_size < end]
+    short += [BESIDE] if BESIDE not in lacking and not zipfile.is_zipfile(path / BESIDE) else []
     if lacking or short:
         raise CheckpointError(
             f'{path}: not a whole distributed checkpoint, it lacks {shorten([*lacking, *short])}; copy it again'
