@@ -2,18 +2,26 @@
 
 import json
 import os
+import shutil
 import socket
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from conftest import make_ade, write_image
 from mmengine.hooks import Hook
+from torch.distributed.tensor.debug import CommDebugMode
 
 from vit22b_dense.checkpoint.fitting import is_sharded
 from vit22b_dense.engine.config import load_config
 from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.run import build_training, leave
+from vit22b_dense.engine.sharding.mesh import make_mesh, start_processes
+from vit22b_dense.engine.sharding.tensor_parallel import gather_tokens, parallelize
+from vit22b_dense.models import ViT22B
 from vit22b_dense.warm import start_warm
 
 REPO = Path(__file__).resolve().parent.parent
@@ -33,6 +41,12 @@ CASES = {
     'frozen': {'regime': 'frozen', 'model.test_cfg': SLIDE},
     'cached': {'regime': 'cached'},
 }  # fmt: skip
+# several processes share the products of a block; compared with one process of the same settings
+CLIPPED = {'regime': 'scratch', 'optim_wrapper.clip_grad.max_norm': 0.05, 'model.backbone.drop_path_rate': 0.0}
+PARALLEL = {
+    'tensor': dict(tensor=2),
+    'sequence': dict(tensor=2, sequence_parallel=True),
+}
 RANDOM = {'regime': 'scratch', 'model.backbone.drop_path_rate': 0.4, 'model.decode_head.dropout_ratio': 0.1}
 
 
@@ -42,7 +56,7 @@ def config(data, work_dir, regime='scratch', strategy=None, features=None, weigh
         backbone='vit22b_tiny', regime=regime, data_root=str(data), weights=weights and str(weights), seed='1',
         features=str(features) if regime == 'cached' else None, fraction=None,
     ))  # fmt: skip
-    strategy = strategy and dict(strategy, type='FSDP2Strategy')
+    strategy = strategy and dict(strategy, type='FSDP2Strategy', timeout=60)
     cfg.merge_from_dict({
         'model.backbone.arch': dict(_delete_=True, **ARCH), 'model.backbone.img_size': 56,
         'model.decode_head.in_channels': 32, 'model.decode_head.dropout_ratio': 0.0,
@@ -62,6 +76,35 @@ def config(data, work_dir, regime='scratch', strategy=None, features=None, weigh
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.work_dir = str(work_dir)
     return cfg
+
+
+def make_data(root):
+    """Three pictures to test on, of different sizes, so that two processes have different numbers of windows."""
+    make_ade(root)
+    label = np.kron(np.random.default_rng(3).choice([2, 3, 5, 7], (15, 20)), np.ones((8, 8))).astype(np.uint8)
+    write_image(root / 'images/validation/02.jpg', np.stack([label * 9, 255 - label * 9, label * 5], -1))
+    write_image(root / 'annotations/validation/02.png', label)
+    return root
+
+
+def broken_off(runs, name, folder):
+    """A copy of a run's work dir, as if it had been killed after iteration 4."""
+    shutil.copytree(runs / name, folder)
+    shutil.rmtree(folder / 'iter_8.dcp')
+    return folder
+
+
+def differences(one, other):
+    """The largest difference of the parameters at the end, and of the gradients of any update relative to theirs."""
+    assert one['params'].keys() == other['params'].keys()
+    assert len(one['gradients']) == len(other['gradients']) > 0
+    params = max(float((value - other['params'][name]).abs().max()) for name, value in one['params'].items())
+    worst = 0.0
+    for mine, theirs in zip(one['gradients'], other['gradients'], strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            worst = max(worst, float((value - theirs[name]).norm() / value.norm().clamp(min=1e-6)))
+    return params, worst
 
 
 class Watch(Hook):
@@ -140,6 +183,43 @@ def trained(out, **options):
     seen = train(config(**options))
     if os.environ.get('RANK', '0') == '0':
         torch.save(seen, out)
+
+
+def blocks(out, tokens):
+    """A block of the whole and one that all processes share: the communication, and how far apart they are."""
+    start_processes(60)
+    mesh, found = make_mesh(1, dist.get_world_size())['tensor'], {}
+    for name, sequence in (('tensor', False), ('sequence', True)):
+        for layout in ('right', 'wrong'):
+            torch.manual_seed(0)
+            backbone = ViT22B(dict(ARCH, num_layers=1), img_size=56, drop_path_rate=0.0)
+            block = backbone.blocks[0]
+            x = torch.randn(2, tokens, 32, requires_grad=True)
+            y = block(x)
+            y.square().sum().backward()
+            expected = {'x': x.grad, **{n: p.grad for n, p in block.named_parameters()}}
+            x.grad, block = None, block.requires_grad_()
+            block.zero_grad(set_to_none=True)
+            if layout == 'wrong':  # rows [q | k | v | up] of all heads, as most models store them
+                heads = block.in_proj.weight.data.unflatten(0, (4, -1))
+                block.in_proj.weight.data = torch.cat([p.flatten(0, 1) for p in heads.split([8, 8, 8, 16], 1)])
+            parallelize(backbone, mesh, sequence)
+            with CommDebugMode() as forward:
+                z = block(x)
+            whole_z = gather_tokens(z)
+            with CommDebugMode() as backward:
+                (z.to_local() if sequence else z).square().sum().backward()
+            got = {'x': x.grad, **{n: whole(p.grad) for n, p in block.named_parameters()}}
+            found[f'{name} {layout}'] = dict(
+                forward=counts(forward), backward=counts(backward), output=float((whole_z - y).abs().max()),
+                gradients={n: float((got[n] - g).norm() / g.norm()) for n, g in expected.items()},
+            )  # fmt: skip
+    if dist.get_rank() == 0:
+        Path(out).write_text(json.dumps(found))
+
+
+def counts(mode):
+    return {str(kind).split('.')[-1]: count for kind, count in mode.get_comm_counts().items()}
 
 
 def tested(checkpoint, **options):

@@ -3,12 +3,10 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import sharded
 import torch
-from conftest import make_ade, write_image
-from sharded import CASES, RANDOM, config
+from sharded import CASES, CLIPPED, PARALLEL, RANDOM, broken_off, config, differences, make_data
 
 from vit22b_dense.checkpoint import CheckpointError, open_weights, read_checkpoint
 from vit22b_dense.engine.features.maker import make_features
@@ -18,12 +16,7 @@ from vit22b_dense.engine.work_dir import find_checkpoint
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Three pictures to test on, of different sizes, so that two processes have different numbers of windows."""
-    root = make_ade(tmp_path_factory.mktemp('data') / 'ade')
-    label = np.kron(np.random.default_rng(3).choice([2, 3, 5, 7], (15, 20)), np.ones((8, 8))).astype(np.uint8)
-    write_image(root / 'images/validation/02.jpg', np.stack([label * 9, 255 - label * 9, label * 5], -1))
-    write_image(root / 'annotations/validation/02.png', label)
-    return root
+    return make_data(tmp_path_factory.mktemp('data') / 'ade')
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +31,8 @@ def alone(data, features, tmp_path_factory):
     """What one process sees in each case."""
     folder = tmp_path_factory.mktemp('alone')
     return {
-        name: sharded.train(config(data, folder / name, features=features, **case)) for name, case in CASES.items()
+        name: sharded.train(config(data, folder / name, features=features, **case))
+        for name, case in [*CASES.items(), ('clipped', CLIPPED)]
     }
 
 
@@ -50,15 +44,12 @@ def two(data, features, tmp_path_factory):
         ('trained', dict(out=folder / f'{name}.pth', data=data, work_dir=folder / name, features=features,
                          strategy=dict(data=2), **case))
         for name, case in [*CASES.items(), ('random', RANDOM)]
+    ] + [
+        ('trained', dict(out=folder / f'{name}.pth', data=data, work_dir=folder / name, strategy=mesh, **CLIPPED))
+        for name, mesh in PARALLEL.items()
     ]  # fmt: skip
+    tasks.append(('blocks', dict(out=folder / 'blocks.json', tokens=7)))
     sharded.run(2, tasks, folder)
-    return folder
-
-
-def broken_off(two, name, folder):
-    """A copy of a run's work dir, as if it had been killed after iteration 4."""
-    shutil.copytree(two / name, folder)
-    shutil.rmtree(folder / 'iter_8.dcp')
     return folder
 
 
@@ -80,19 +71,6 @@ def again(data, two, tmp_path_factory):
     return folder
 
 
-def differences(one, other):
-    """The largest difference of the parameters at the end, and of the gradients of any update relative to theirs."""
-    assert one['params'].keys() == other['params'].keys()
-    assert len(one['gradients']) == len(other['gradients']) > 0
-    params = max(float((value - other['params'][name]).abs().max()) for name, value in one['params'].items())
-    worst = 0.0
-    for mine, theirs in zip(one['gradients'], other['gradients'], strict=True):
-        assert mine.keys() == theirs.keys()
-        for name, value in mine.items():
-            worst = max(worst, float((value - theirs[name]).norm() / value.norm().clamp(min=1e-6)))
-    return params, worst
-
-
 @pytest.mark.parametrize('case', CASES)
 def test_two_processes_train_as_one(case, alone, two):
     params, gradients = differences(alone[case], torch.load(two / f'{case}.pth'))
@@ -101,6 +79,30 @@ def test_two_processes_train_as_one(case, alone, two):
     learned = alone[case]['gradients'][0]
     assert any('backbone' in name for name in learned) == (case in ('finetune', 'accumulated'))
     assert len(alone[case]['gradients']) == (4 if case == 'accumulated' else 8)
+
+
+@pytest.mark.parametrize('name', PARALLEL)
+def test_two_processes_share_the_products_of_a_block(name, alone, two):
+    params, gradients = differences(alone['clipped'], torch.load(two / f'{name}.pth'))
+    assert params < 1e-5
+    assert gradients < 1e-3
+
+
+@pytest.mark.parametrize('name', PARALLEL)
+def test_a_shared_block_communicates_once_each_way(name, two):
+    """With a number of tokens that two does not divide. A layout that is not interleaved by heads is found out."""
+    found = json.loads((two / 'blocks.json').read_text())
+    right, wrong = found[f'{name} right'], found[f'{name} wrong']
+    if name == 'tensor':
+        assert right['forward'] == right['backward'] == dict(all_reduce=1)
+    else:  # the backward pass ends with the gradient of the tokens, gathered in front of the first block
+        assert right['forward'] == dict(all_gather_into_tensor=1, reduce_scatter_tensor=1)
+        assert right['backward'] == dict(all_gather_into_tensor=2, reduce_scatter_tensor=1)
+    assert right['output'] < 1e-6
+    assert len(right['gradients']) == 8
+    assert max(right['gradients'].values()) < 1e-6
+    assert wrong['output'] > 1e-3
+    assert min(wrong['gradients'].values()) > 1e-3
 
 
 @pytest.mark.parametrize('name', ['random', 'accumulated', 'frozen'])
