@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import runpy
 import shutil
 import socket
 import sys
@@ -12,15 +14,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from conftest import make_ade, write_image
+from mmengine.config import Config
 from mmengine.hooks import Hook
+from torch import nn
 from torch.distributed.tensor.debug import CommDebugMode
 
 from vit22b_dense.checkpoint.fitting import is_sharded
 from vit22b_dense.engine.config import load_config
+from vit22b_dense.engine.features.maker import make_features
 from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.run import build_training, leave
+from vit22b_dense.engine.sharding.loading import shard_backbone
 from vit22b_dense.engine.sharding.mesh import make_mesh, start_processes
 from vit22b_dense.engine.sharding.tensor_parallel import gather_tokens, parallelize
+from vit22b_dense.engine.sharding.weights import without_memory
 from vit22b_dense.models import ViT22B
 from vit22b_dense.warm import start_warm
 
@@ -225,6 +232,38 @@ def counts(mode):
 def tested(checkpoint, **options):
     """Test as tools/test.py does."""
     score_and_record(config(**options), str(checkpoint), {})
+
+
+def made(features, **options):
+    """Make features as tools/cache_features.py does."""
+    make_features(config(features=features, **options), 1, 'fp32')
+
+
+def loaded(out, weights, arch, data=2):
+    """Load a frozen backbone; each process stores by how many bytes its memory has grown at most."""
+    start_processes(60)
+    backbone = dict(type='ViT22B', arch=arch, img_size=224, frozen=True, dtype='bfloat16')
+    backbone['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
+    model = nn.Module()
+    model.backbone = without_memory(backbone)
+    dist.barrier()
+    begun = peak()
+    shard_backbone(Config(dict(strategy=dict(data=data))), model, None)
+    grown = peak() - begun
+    Path(f'{out}_{dist.get_rank()}').write_text(str(grown))
+
+
+def peak():
+    return int(re.search(r'VmHWM:\s*(\d+)', Path('/proc/self/status').read_text())[1]) * 1024
+
+
+def tool(name, arguments):
+    """Run a tool."""
+    sys.argv = [name, *arguments]
+    try:
+        runpy.run_path(str(REPO / 'tools' / name), run_name='__main__')
+    except SystemExit as end:
+        assert not end.code, end.code  # noqa: PT017
 
 
 def main():

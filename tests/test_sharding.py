@@ -67,6 +67,13 @@ def again(data, two, tmp_path_factory):
         ('tested', dict(mesh, **CASES[name], work_dir=folder / f'{name}_test', checkpoint=two / name / 'iter_8.dcp'))
         for name in ('frozen', 'accumulated')
     ]
+    tasks += [
+        ('made', dict(mesh, regime='cached', work_dir=folder, features=folder / 'features')),
+        ('tool', dict(name='predict.py', arguments=[
+            two / 'accumulated/iter_8.dcp', data / 'images/validation', '--out-dir', folder / 'predicted',
+            '--strategy', 'fsdp2',
+        ])),
+    ]  # fmt: skip
     sharded.run(2, tasks, folder)
     return folder
 
@@ -163,3 +170,21 @@ def test_a_folder_that_is_not_whole_is_not_taken(two, tmp_path):
                 read_checkpoint(folder / 'iter_8.dcp')
         piece.write_bytes(content)
     assert find_checkpoint(folder) == folder / 'iter_8.dcp'
+
+
+def test_two_processes_make_the_features_of_one(features, again):
+    paths = sorted(path.relative_to(features) for path in features.glob('*/*.safetensors'))
+    assert paths == sorted(path.relative_to(again / 'features') for path in again.glob('features/*/*.safetensors'))
+    for path in paths:
+        one, both = open_weights(features / path), open_weights(again / 'features' / path)
+        assert one.keys() == both.keys()
+        for name in one:
+            torch.testing.assert_close(one.read(name), both.read(name))
+
+
+def test_two_processes_predict_as_one(two, data, again, run_tool, tmp_path):
+    run_tool('tools/predict.py', two / 'accumulated/iter_8.dcp', data / 'images/validation', '--out-dir', tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 6
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (again / 'predicted' / name).read_bytes()

@@ -91,7 +91,9 @@ def config_in(path: str | Path) -> Config:
         raise CheckpointError(f'{path}: holds weights without their config; name the config file in front of it')
     try:
         with naming(tempfile.gettempdir()):  # where mmengine reads a copy
-            return Config.fromstring(text, file_format='.py')
+            cfg = Config.fromstring(text, file_format='.py')
+            cfg.strategy = None  # of the training
+            return cfg
     except OSError:
         raise
     except Exception as error:  # it is a program

@@ -121,7 +121,7 @@ def run_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     use_strategy(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config, axes_of(args))
-    if args.amp and not args.strategy:
+    if args.amp and not cfg.get('strategy'):
         use_mixed_precision(cfg)
     return cfg
 

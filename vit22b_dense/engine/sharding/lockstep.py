@@ -24,11 +24,11 @@ class Lockstep:
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone, self.on = backbone, False
-        backbone.register_forward_pre_hook(self._before)
+        backbone.register_forward_pre_hook(self._before, prepend=True)  # before it is gathered itself
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """A step, such as one image; every process must do equally many, some of them without content."""
+        """Some images, on each process any number; every process must take equally many steps."""
         self.on = True
         try:
             yield

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from ...errors import UserError
 
 DATA, TENSOR = 'data', 'tensor'  # dimensions of the mesh
+TIMEOUT = 600.0  # seconds
 
 
 class MeshError(UserError):
@@ -23,7 +24,7 @@ class OtherRankError(UserError):
     """Something is wrong on another process, and this one stops too."""
 
 
-def start_processes(seconds: float) -> None:
+def start_processes(seconds: float = TIMEOUT) -> None:
     """Join the processes that torchrun has started: NCCL for accelerators, gloo for the CPU.
 
     Args:
@@ -54,6 +55,16 @@ def make_mesh(data: int, tensor: int) -> DeviceMesh:
             f'{world}: start that many with torchrun, or change --tp'
         )
     return init_device_mesh(get_device().split(':')[0], (data, tensor), mesh_dim_names=(DATA, TENSOR))
+
+
+def data_rank_of(mesh: DeviceMesh) -> tuple[int, int]:
+    """Which part of the data is this process's, of how many."""
+    return mesh[DATA].get_local_rank(), mesh[DATA].size()
+
+
+def repeats_another(mesh: DeviceMesh) -> bool:
+    """Whether another process has the same data as this one, and counts for both."""
+    return mesh[TENSOR].get_local_rank() > 0
 
 
 @contextmanager

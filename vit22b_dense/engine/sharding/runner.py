@@ -14,7 +14,7 @@ from ...errors import UserError
 from ..checked import CheckedRun
 from ..features.runner import FromFeatures
 from ..hooks import CheckpointFitHook
-from .mesh import from_first
+from .mesh import data_rank_of, from_first, repeats_another
 
 
 @RUNNERS.register_module()
@@ -30,7 +30,7 @@ class ShardedRunner(CheckedRun, FlexibleRunner):
     @property
     def data_rank(self) -> tuple[int, int]:
         """Which part of the data is this process's, of how many."""
-        return self.strategy.data_rank
+        return data_rank_of(self.strategy.mesh)
 
     def build_dataloader(
         self, dataloader: dict | DataLoader, seed: int | None = None, diff_rank_seed: bool = False
@@ -60,7 +60,7 @@ class ShardedRunner(CheckedRun, FlexibleRunner):
         evaluator = super().build_evaluator(evaluator)
         for metric in evaluator.metrics:
             metric.data_rank = self.data_rank
-        if self.strategy.repeats_another:
+        if repeats_another(self.strategy.mesh):
             evaluator.process = lambda *_, **__: None
         return evaluator
 

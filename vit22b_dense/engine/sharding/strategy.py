@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import mmengine
@@ -14,19 +13,18 @@ from mmengine.registry import STRATEGIES
 from mmengine.utils import get_git_hash
 from torch import nn
 
-from ...checkpoint import CheckpointError, load_weights, open_weights, read_checkpoint
+from ...checkpoint import CheckpointError
 from ...checkpoint.distributed import open_distributed
-from ...checkpoint.reading import BESIDE, LazyWeights, is_distributed
+from ...checkpoint.reading import is_distributed
 from ...errors import UserError
 from ...models.backbones.contract import DTYPES
 from ..model import unwrapped
 from .checkpoint import write_distributed
+from .loading import load
 from .lockstep import Lockstep
-from .mesh import DATA, TENSOR, make_mesh, start_processes, together
+from .mesh import TENSOR, TIMEOUT, make_mesh, start_processes, together
 from .optimizer import load_state, state_of
-from .parallel import shard
-from .tensor_parallel import parallelize
-from .weights import BUILDER, can_be_without_memory, draws_in_parts, fill, skeleton_of, take_memory
+from .parallel import build, spread, without_backbone
 
 WRAPPERS = (None, 'OptimWrapper', 'BFloat16OptimWrapper')  # of optimisers that `ShardedOptimWrapper` stands for
 
@@ -61,7 +59,7 @@ class FSDP2Strategy(SingleDeviceStrategy):
         tensor: int = 1,
         sequence_parallel: bool = False,
         dtype: str = 'float32',
-        timeout: float = 600.0,
+        timeout: float = TIMEOUT,
         **parts: Any,
     ) -> None:
         self.timeout, self.sequence_parallel, self.must_fill = timeout, sequence_parallel, True
@@ -76,35 +74,16 @@ class FSDP2Strategy(SingleDeviceStrategy):
         super()._setup_env(**options)
         self.mesh = make_mesh(*self._sizes)
 
-    @property
-    def data_rank(self) -> tuple[int, int]:
-        """Which part of the data is this process's, of how many."""
-        return self.mesh[DATA].get_local_rank(), self.mesh[DATA].size()
-
-    @property
-    def repeats_another(self) -> bool:
-        """Whether another process has the same data as this one, and counts for both."""
-        return self.mesh[TENSOR].get_local_rank() > 0
-
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build a model, a backbone of ours without memory."""
-        if isinstance(model, dict):
-            model = mmengine.ConfigDict(model)  # a copy
-            inner = model.module if 'module' in model else model
-            if can_be_without_memory(inner.backbone):
-                inner.backbone = dict(type=BUILDER, backbone=inner.backbone)
-        return super().build_model(model)
+        return build(model) if isinstance(model, dict) else model
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
-        inner = unwrapped(model)
-        backbone = inner.backbone
-        if skeleton_of(backbone) is None:
-            return super()._init_model_weights(model)
-        inner.backbone = nn.Identity()  # it has no memory yet
-        try:
-            return super()._init_model_weights(model)
-        finally:
-            inner.backbone = backbone
+        backbone = without_backbone(model)
+        model = super()._init_model_weights(model)
+        if backbone is not None:
+            unwrapped(model).backbone = backbone
+        return model
 
     def convert_model(self, model: nn.Module) -> nn.Module:
         """Replace batch norms over all processes by usual ones where there is no accelerator, which they need."""
@@ -113,23 +92,13 @@ class FSDP2Strategy(SingleDeviceStrategy):
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         model = self.convert_model(model)
         backbone = unwrapped(model).backbone
-        skeleton = skeleton_of(backbone)
-        if self.mesh[TENSOR].size() > 1:
-            parallelize(backbone, self.mesh[TENSOR], self.sequence_parallel)
-        shard(model, backbone, self.mesh, self.dtype)
-        take_memory(model)
-        if skeleton is not None:
-            draws_in_parts(backbone, skeleton)
-            if self.must_fill:
-                with together():
-                    fill(backbone)
-        if any(True for _ in backbone.parameters()):
-            self._keep_step(model, Lockstep(backbone))
+        lockstep = spread(model, backbone, self.mesh, self.sequence_parallel, self.dtype, self.must_fill)
+        if lockstep is not None:
+            self._keep_step(model, lockstep)
         return model
 
     def _keep_step(self, model: nn.Module, lockstep: Lockstep) -> None:
         """Test and validate in step with the other processes."""
-        self.lockstep = lockstep
 
         def in_step(step: Callable[[Any], list]) -> Callable[[Any], list]:
             def stepped(data: Any) -> list:
@@ -212,18 +181,7 @@ class FSDP2Strategy(SingleDeviceStrategy):
         Raises:
             CheckpointError: it cannot be read, or does not fit.
         """
-        with together():
-            stored = open_weights(filename)
-            whole = is_distributed(filename) or str(filename).endswith('.pth')
-            beside = read_checkpoint(Path(filename, BESIDE) if is_distributed(filename) else filename) if whole else {}
-        checkpoint = dict(beside, state_dict=stored)
-        if callback is not None:
-            with together():
-                callback(checkpoint)
-        wanted = {name: info for name, info in checkpoint.pop('state_dict').items() if info.is_meta}
-        with together():
-            weights = LazyWeights(stored.path, wanted, stored.read, read_part=stored.read_part)
-            load_weights(self.model, weights, filename, allow_partial=True)
+        checkpoint = load(self.model, filename, callback)
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
