@@ -1,5 +1,6 @@
 """Short runs of a tiny backbone, in this process or in several with gloo; run as a script in each of them."""
 
+import errno
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from conftest import make_ade, write_image
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch import nn
+from torch.distributed.tensor import distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from vit22b_dense.checkpoint.fitting import is_sharded
@@ -24,10 +26,12 @@ from vit22b_dense.engine.config import load_config
 from vit22b_dense.engine.features.maker import make_features
 from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.run import build_training, leave
+from vit22b_dense.engine.sharding.checkpoint import write_distributed
 from vit22b_dense.engine.sharding.loading import shard_backbone
 from vit22b_dense.engine.sharding.mesh import make_mesh, start_processes
 from vit22b_dense.engine.sharding.tensor_parallel import gather_tokens, parallelize
 from vit22b_dense.engine.sharding.weights import without_memory
+from vit22b_dense.errors import UserError
 from vit22b_dense.models import ViT22B
 from vit22b_dense.warm import start_warm
 
@@ -180,8 +184,8 @@ def run(count, tasks, folder, env=None):
     """Do tasks in several processes; all must succeed."""
     processes = start(count, tasks, folder, env)
     outputs = finish(processes)
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.exitcode == 0, f'{process.exitcode}\n{output[-6000:]}'
+    codes = [process.exitcode for process in processes]
+    assert not any(codes), '\n'.join([str(codes), *(output[-4000:] for output in outputs)])
     return outputs
 
 
@@ -255,6 +259,33 @@ def loaded(out, weights, arch, data=2):
 
 def peak():
     return int(re.search(r'VmHWM:\s*(\d+)', Path('/proc/self/status').read_text())[1]) * 1024
+
+
+def refused(out, task, options):
+    """Do a task that fails; each process stores what the error says."""
+    start_processes(60)
+    try:
+        globals()[task](**options)
+        message = 'no error'
+    except UserError as error:
+        message = f'{type(error).__name__}: {error}'
+    Path(f'{out}_{dist.get_rank()}').write_text(message)
+
+
+def written(path):
+    """Write a checkpoint while the disk of the last process is full."""
+    tensors = {'state_dict.w': distribute_tensor(torch.zeros(4096), make_mesh(dist.get_world_size(), 1)['data'])}
+    real = os.fsync
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if dist.get_rank() == dist.get_world_size() - 1:
+        os.fsync = full
+    try:
+        write_distributed(path, tensors, {})
+    finally:
+        os.fsync = real
 
 
 def tool(name, arguments):

@@ -1,6 +1,7 @@
 """Two processes against one: the same gradients, weights, checkpoints and scores."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -74,8 +75,37 @@ def again(data, two, tmp_path_factory):
             '--strategy', 'fsdp2',
         ])),
     ]  # fmt: skip
+    tasks += [('refused', dict(out=folder / name, task=task, options=options))
+              for name, (task, options, _) in refusals(data, two, folder).items()]  # fmt: skip
     sharded.run(2, tasks, folder)
     return folder
+
+
+def refusals(data, two, folder):
+    """What two processes are asked in vain, and what each of them says."""
+    state = {name: torch.zeros(2) for name in ('decode_head.conv_seg.bias', 'more')}
+    torch.save(dict(state_dict=state), folder / 'foreign.pth')
+    (folder / 'single').mkdir()
+    torch.save(dict(state_dict=state), folder / 'single/iter_3.pth')
+    shutil.copy(two / 'accumulated/linear.py', folder / 'single')
+    weights = open_weights(two / 'accumulated/iter_8.dcp').under('backbone')
+    state = {name: weights.read(name) for name in weights}
+    state['blocks.1.in_proj.weight'][-1] = torch.nan  # in the second one's part
+    torch.save(state, folder / 'nan.pth')
+    mesh = dict(data=data, work_dir=folder / 'refused', strategy=dict(data=2))
+    return {
+        'foreign': ('tested', dict(mesh, checkpoint=folder / 'foreign.pth'),
+                    [r'foreign.pth does not fit .*only in the model \(.*only in the file \(1\): more'] * 2),
+        'nan': ('trained', dict(mesh, out=None, regime='frozen', weights=folder / 'nan.pth'),
+                ['OtherRankError: process 1: CheckpointError: .*nan.pth: NaN',
+                 '^CheckpointError: .*nan.pth: NaN.* blocks.1.in_proj.weight']),
+        'single': ('trained', dict(mesh, out=None, work_dir=folder / 'single', resume=True, **CASES['accumulated']),
+                   ['iter_3.pth: a checkpoint of one process, which a sharded run cannot resume'] * 2),
+        'mesh': ('trained', dict(mesh, out=None, work_dir=folder / 'mesh', strategy=dict(data=3)),
+                 ['MeshError: a mesh of 3 x 1 .*needs 3 processes, and there are 2'] * 2),
+        'full': ('written', dict(path=folder / 'full.dcp'),
+                 ['full.dcp: cannot be written .*No space left'] * 2),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -188,3 +218,18 @@ def test_two_processes_predict_as_one(two, data, again, run_tool, tmp_path):
     assert len(names) == 6
     for name in names:
         assert (tmp_path / name).read_bytes() == (again / 'predicted' / name).read_bytes()
+
+
+@pytest.mark.parametrize('name', ['foreign', 'nan', 'single', 'mesh', 'full'])
+def test_both_processes_refuse(name, again, data, two, tmp_path):
+    _, _, expected = refusals(data, two, tmp_path)[name]
+    for rank, message in enumerate(expected):
+        said = ' '.join((again / f'{name}_{rank}').read_text().split())
+        assert re.search(message, said), said
+    assert not [path for path in again.iterdir() if 'full.dcp' in path.name]
+
+
+def test_one_process_does_not_resume_what_two_have_written(two, data, tmp_path):
+    folder = broken_off(two, 'accumulated', tmp_path / 'run')
+    with pytest.raises(CheckpointError, match=r'iter_4.dcp: was written by a sharded run; resume it with --strategy'):
+        sharded.train(config(data, folder, resume=True, **CASES['accumulated']))
