@@ -14,6 +14,7 @@ import argparse
 from vit22b_dense.engine.config import add_config_arguments, check_data, config_of
 from vit22b_dense.engine.features.maker import make_features
 from vit22b_dense.engine.features.store import DTYPES
+from vit22b_dense.engine.strategies import add_strategy_arguments, use_strategy
 from vit22b_dense.engine.streaming import add_stream_argument, stream_weights
 from vit22b_dense.errors import ToolParser, run_tool
 
@@ -32,6 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='processes on this machine (default: 1)')
     add_stream_argument(parser)
     add_config_arguments(parser)
+    add_strategy_arguments(parser)
     return parser.parse_args()
 
 
@@ -39,6 +41,7 @@ def main() -> None:
     args = parse_args()
     args.regime = args.regime or 'cached'
     cfg = config_of(args)
+    use_strategy(cfg, args)
     if args.stream_weights:
         stream_weights(cfg)
     check_data(cfg, ('train_dataloader', 'test_dataloader'))

@@ -17,6 +17,7 @@ import torch
 
 from vit22b_dense.checkpoint import LAYOUTS, SAME, convert_checkpoint
 from vit22b_dense.checkpoint.errors import shorten
+from vit22b_dense.checkpoint.reading import is_distributed
 from vit22b_dense.engine.restore import whole_checkpoint
 from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.files import scratch_folder
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         epilog='Example: tools/convert_checkpoint.py InternViT-6B/ internvit_6b.safetensors --dtype bfloat16',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('source', metavar='SRC', help='.pth, .safetensors, or a folder or index of shards')
+    parser.add_argument('source', metavar='SRC', help='.pth, .safetensors, a folder or index of shards, or a .dcp')
     parser.add_argument('destination', metavar='DST', help='.pth, .safetensors, or else a folder of shards')
     parser.add_argument('--from', dest='source_layout', choices=list(LAYOUTS), help='default: detected from the names')
     parser.add_argument(
@@ -72,15 +73,17 @@ def main() -> None:
 
 def whole_source(args: argparse.Namespace, folder: Path) -> str | Path:
     """The source, or if it refers to weights, a complete copy of it in a folder."""
-    checkpoint = whole_checkpoint(args.source, args.weights) if args.source.endswith('.pth') else None
+    of_a_run = args.source.endswith('.pth') or is_distributed(args.source)
+    checkpoint = whole_checkpoint(args.source, args.weights) if of_a_run else None
     if checkpoint is None:
         if args.weights:
             raise UserError(
                 f'--weights {args.weights}: {args.source} contains all of its weights; leave --weights out'
             )
         return args.source
-    torch.save(checkpoint, folder / Path(args.source).name)
-    return folder / Path(args.source).name
+    whole = folder / f'{Path(args.source).stem}.pth'
+    torch.save(checkpoint, whole)
+    return whole
 
 
 def convert(args: argparse.Namespace, source: str | Path, start: float) -> None:

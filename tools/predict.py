@@ -19,6 +19,7 @@ from pathlib import Path
 from vit22b_dense.engine.config import add_config_arguments, axes_of, config_of, merge_overrides, name_weights
 from vit22b_dense.engine.predict import predictor_of
 from vit22b_dense.engine.restore import config_in
+from vit22b_dense.engine.strategies import add_strategy_arguments, use_strategy
 from vit22b_dense.engine.streaming import add_stream_argument, stream_weights
 from vit22b_dense.errors import ToolParser, UserError, run_tool
 from vit22b_dense.files import write_atomically
@@ -43,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_stream_argument(parser)
     add_config_arguments(parser)
+    add_strategy_arguments(parser)
     args = parser.parse_args()
     args.config = args.paths.pop(0) if args.paths[0].endswith('.py') else None
     if len(args.paths) < 2:
@@ -102,24 +104,29 @@ def main() -> int:
     args = parse_args()
     images = find_images([Path(path) for path in args.images])
     cfg = config_for(args)
+    use_strategy(cfg, args)
     if args.stream_weights:
         stream_weights(cfg, args.checkpoint)
     predictor = predictor_of(cfg, args.checkpoint)
-    outputs = outputs_of(images, args.out_dir, predictor.endings)
+    first, step = predictor.part
+    images, outputs = images[first::step], outputs_of(images, args.out_dir, predictor.endings)[first::step]
     skipped, start = [], time.time()
-    for done, ((path, _), files) in enumerate(zip(images, outputs, strict=True), 1):
-        try:
-            if path.exists() and not path.is_file():
-                raise UserError(f'{path}: not a file')
-            contents = predictor.files(*predictor.predict(path))
-        except UserError as error:
-            skipped.append(path)
-            print(f'skipped: {error}', file=sys.stderr)
-            continue
-        for file, content in zip(files, contents, strict=True):
-            write_atomically(file, content)
-        left = (time.time() - start) / done * (len(images) - done)
-        print(f'{done}/{len(images)} {path}, {duration(left)} left', flush=True)
+    with predictor.in_step():
+        for done, ((path, _), files) in enumerate(zip(images, outputs, strict=True), 1):
+            try:
+                if path.exists() and not path.is_file():
+                    raise UserError(f'{path}: not a file')
+                contents = predictor.files(*predictor.predict(path))
+            except UserError as error:
+                skipped.append(path)
+                print(f'skipped: {error}', file=sys.stderr)
+                continue
+            if not predictor.counts:
+                continue
+            for file, content in zip(files, contents, strict=True):
+                write_atomically(file, content)
+            left = (time.time() - start) / done * (len(images) - done)
+            print(f'{done}/{len(images)} {path}, {duration(left)} left', flush=True)
     print(f'{len(images) - len(skipped)} of {len(images)} images written to {args.out_dir}, {len(skipped)} skipped')
     return 1 if skipped else 0
 

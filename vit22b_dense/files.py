@@ -89,6 +89,17 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
             _remove(folder)
 
 
+def remove(path: str | Path) -> None:
+    """Remove a file or folder, if it is there; of a folder, no part is left under its name when the process dies."""
+    path = Path(path)
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    with _parts_of(path) as (beside, _):
+        os.rename(path, beside)
+        _remove(beside)
+
+
 def sweep(folder: str | Path) -> None:
     """Remove what dead processes left in a folder, and put back what they were about to replace.
 

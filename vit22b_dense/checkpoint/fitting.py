@@ -7,6 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from .distributed import part_of
 from .errors import CheckpointError, describe, itemise, shorten
 from .reading import LazyWeights, open_weights
 
@@ -69,6 +70,10 @@ def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
 def _finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
         return True
+    if is_sharded(tensor):
+        tensor = tensor.to_local()
+        if not tensor.numel():
+            return True
     # a minimum that is finite, and a maximum: one pass without a temporary, and NaN is passed on
     tensor = tensor.float() if tensor.element_size() == 1 else tensor
     return all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor.detach()))
@@ -88,7 +93,8 @@ def load_weights(
     """Put weights into a model, tensor by tensor: all of them, or none and an error.
 
     A parameter on the meta device takes the tensor itself, in its dtype in the file; into any other the numbers
-    are copied. With `LazyWeights` no more than one tensor is in memory beside the model.
+    are copied. Of a parameter that lies on several processes, each reads its own part. With `LazyWeights` no more than
+    one tensor is in memory beside the model.
 
     Args:
         model, state, source, allow_partial, only: as for `check_fit`; what ``only`` does not name is left alone.
@@ -104,13 +110,34 @@ def load_weights(
     if left := sorted(n for n in on_meta - state.keys() if only is None or n in only):
         raise CheckpointError(f'{source}: has no value for {shorten(left)}, which have none on the meta device either')
     read = state.read if isinstance(state, LazyWeights) else state.get
+    own = model.state_dict()
     for name in state:
+        if is_sharded(own[name]):
+            _load_part(own[name], state, name, source)
+            continue
         owner, _, leaf = name.rpartition('.')
         tensor = read(name)
         check_finite({name: tensor}, source)
         model.get_submodule(owner).load_state_dict({leaf: tensor}, strict=False, assign=name in on_meta)
         del tensor  # before the next one is read
     return list(state)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor lies on several processes, each with a part of it."""
+    return hasattr(tensor, 'device_mesh')
+
+
+def _load_part(target: Tensor, state: Mapping[str, Tensor], name: str, source: str | Path) -> None:
+    """Read of a tensor what is this process's."""
+    if is_sharded(state[name]):  # it is the model's own
+        return
+    part = part_of(target)
+    if all(side.start < side.stop for side in part):
+        tensor = state.read_part(name, part) if isinstance(state, LazyWeights) else state[name][part]
+        check_finite({name: tensor}, source)
+        with torch.no_grad():
+            target.to_local().copy_(tensor)
 
 
 def load_into_meta(

@@ -17,6 +17,10 @@ from .errors import CheckpointError, shorten
 INDEX = '.safetensors.index.json'
 # What has been read of a mapped file stays resident, so the map is replaced by a new one after this many bytes.
 REMAP_BYTES = 32 * 2**20
+Part = tuple[slice, ...]  # of a tensor: one slice with start and stop for each dimension
+# A folder that several processes have written (see `distributed`), and what lies in it beside the tensors.
+DISTRIBUTED = '.dcp'
+BESIDE = 'beside.pth'
 
 
 class LazyWeights(dict[str, Tensor]):
@@ -27,13 +31,19 @@ class LazyWeights(dict[str, Tensor]):
         infos: name to shape and dtype, as tensors on the meta device.
         read: from a name to its tensor, in memory of its own.
         meta: mmengine's ``meta`` entry of a ``.pth``.
+        read_part: reads a part of a tensor alone, where the format can.
     """
 
     def __init__(
-        self, path: Path, infos: Mapping[str, Tensor], read: Callable[[str], Tensor], meta: dict | None = None
+        self,
+        path: Path,
+        infos: Mapping[str, Tensor],
+        read: Callable[[str], Tensor],
+        meta: dict | None = None,
+        read_part: Callable[[str, Part], Tensor] | None = None,
     ) -> None:
         super().__init__(infos)
-        self.path, self.meta, self._read = path, meta or {}, read
+        self.path, self.meta, self._read, self._read_part = path, meta or {}, read, read_part
 
     def read(self, name: str) -> Tensor:
         """The tensor of a name, from the file unless another one has been set."""
@@ -41,6 +51,12 @@ class LazyWeights(dict[str, Tensor]):
         if (tensor.shape, tensor.dtype) != (self[name].shape, self[name].dtype):
             raise CheckpointError(f'{self.path}: {name} has changed since the file was opened')
         return tensor
+
+    def read_part(self, name: str, part: Part) -> Tensor:
+        """A part of a tensor, without reading all of it where the format allows that."""
+        if self._read_part is None or not self[name].is_meta:
+            return self.read(name)[part]
+        return self._read_part(name, part)
 
     def under(self, prefix: str | None) -> 'LazyWeights':
         """The weights whose names begin with a prefix, without it; a `CheckpointError` where there are none.
@@ -51,7 +67,13 @@ class LazyWeights(dict[str, Tensor]):
         infos = {name.removeprefix(prefix): info for name, info in self.items() if name.startswith(prefix)}
         if not infos:
             raise CheckpointError(f'{self.path}: no tensor begins with {prefix!r}; it has {shorten(self)}')
-        return LazyWeights(self.path, infos, lambda name: self.read(prefix + name), self.meta)
+        return LazyWeights(
+            self.path,
+            infos,
+            lambda name: self.read(prefix + name),
+            self.meta,
+            lambda name, part: self.read_part(prefix + name, part),
+        )
 
     def cast(self, dtype: torch.dtype) -> 'LazyWeights':
         """The weights in another floating-point type; reading one too large for float16 is a `CheckpointError`."""
@@ -63,7 +85,18 @@ class LazyWeights(dict[str, Tensor]):
             return cast
 
         infos = {name: convert(name, info) for name, info in self.items()}
-        return LazyWeights(self.path, infos, lambda name: convert(name, self.read(name)), self.meta)
+        return LazyWeights(
+            self.path,
+            infos,
+            lambda name: convert(name, self.read(name)),
+            self.meta,
+            lambda name, part: convert(name, self.read_part(name, part)),
+        )
+
+
+def is_distributed(path: str | Path) -> bool:
+    """Whether a path is a folder that several processes have written, whole or not."""
+    return Path(path).suffix == DISTRIBUTED and Path(path).is_dir()
 
 
 def weight_files(path: str | Path) -> list[Path]:
@@ -76,6 +109,8 @@ def weight_files(path: str | Path) -> list[Path]:
         CheckpointError: a file is missing, or which ones to take is not clear.
     """
     path = Path(path).expanduser()
+    if is_distributed(path):
+        return [path / BESIDE, *sorted(path.glob('*.distcp'))]
     if path.is_dir():
         found = sorted(path.glob(f'*{INDEX}')) or sorted(path.glob('*.safetensors'))
         found = [file for file in found if file.name.startswith('model.safetensors')] or found  # as transformers does
@@ -109,6 +144,10 @@ def open_weights(path: str | Path) -> LazyWeights:
         CheckpointError: missing, truncated, of another kind, a pickle that needs code execution, or shards and
             index that do not belong together.
     """
+    if is_distributed(path):
+        from .distributed import open_distributed  # which imports this module
+
+        return open_distributed(path)
     first, *shards = weight_files(path)
     if not shards:
         return _open_file(first) if first.suffix == '.safetensors' else _open_pickle(first)
@@ -117,7 +156,12 @@ def open_weights(path: str | Path) -> LazyWeights:
     if apart := sorted(f'{name} in {shard}' for name, shard in named.items() ^ held.items()):
         raise CheckpointError(f'{first}: index and shards disagree about {shorten(apart)}; fetch all of them again')
     infos = {name: file[name] for file in files.values() for name in file}
-    return LazyWeights(first.parent, infos, lambda name: files[held[name]].read(name))
+    return LazyWeights(
+        first.parent,
+        infos,
+        lambda name: files[held[name]].read(name),
+        read_part=lambda name, part: files[held[name]].read_part(name, part),
+    )
 
 
 def backbone_prefix(names: Iterable[str], prefix: str | None) -> str:
@@ -131,11 +175,15 @@ def read_checkpoint(path: str | Path) -> dict:
     """Read weights and, from a ``.pth`` written by PyTorch or mmengine, what lies beside; no code is run from it.
 
     Returns:
-        What a ``.pth`` holds, its tensors memory-mapped; ``{'state_dict': …}`` for safetensors.
+        What a ``.pth`` holds, its tensors memory-mapped; ``{'state_dict': …}`` for safetensors. Of a folder that
+        several processes have written, all but the tensors of the optimiser.
 
     Raises:
         CheckpointError: see `open_weights`, also for ``path``.
     """
+    if is_distributed(path):
+        weights = open_weights(path)
+        return {**read_checkpoint(weights.path / BESIDE), 'state_dict': {n: weights.read(n) for n in weights}}
     path = weight_files(path)[0]
     if path.name.endswith(('.safetensors', INDEX)):
         weights = open_weights(path)
@@ -204,10 +252,10 @@ def _open_file(path: Path) -> LazyWeights:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path}: not a complete safetensors file ({error}); copy it again') from error
 
-    def read(name: str) -> Tensor:
+    def read(name: str, part: Part = ()) -> Tensor:
         try:
-            return file.get_tensor(name)
+            return file.get_slice(name)[part] if part else file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f'{path}: {name} cannot be read ({error}); copy it again') from error
 
-    return LazyWeights(path, infos, read)
+    return LazyWeights(path, infos, read, read_part=read)

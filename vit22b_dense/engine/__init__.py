@@ -7,11 +7,13 @@ from .layer_decay import LayerDecayConstructor
 from .precision import BFloat16OptimWrapper
 from .run import DenseRunner
 from .schedule import ReciprocalSqrtLR
+from .sharding import FSDP2Strategy, ShardedCachedRunner, ShardedOptimWrapper, ShardedRunner
 from .stability import StabilityHook
 from .timed_logger import TimedLoggerHook
 
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'CachedRunner', 'CheckpointFitHook', 'CompleteDataHook',
-    'DenseRunner', 'FiniteLossHook', 'IterationSeedHook', 'LayerDecayConstructor', 'ReciprocalSqrtLR', 'StabilityHook',
+    'DenseRunner', 'FSDP2Strategy', 'FiniteLossHook', 'IterationSeedHook', 'LayerDecayConstructor',
+    'ReciprocalSqrtLR', 'ShardedCachedRunner', 'ShardedOptimWrapper', 'ShardedRunner', 'StabilityHook',
     'TimedLoggerHook',
 ]  # fmt: skip

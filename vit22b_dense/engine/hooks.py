@@ -7,25 +7,18 @@ from mmengine.dist import get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
-from torch import nn
 
 from ..checkpoint import check_finite, check_fit
 from ..datasets.seeding import seed_random_state
 from ..evaluation.companions import summary
-from ..files import write_atomically
+from ..files import remove, write_atomically
+from .model import unwrapped
 from .restore import META, complete, reference_of, trained_alone
 from .work_dir import find_checkpoint
 
 LAST = 50  # iterations whose mean is the training loss at the end
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """A model without the wrappers of several processes and of test-time augmentation."""
-    model = model.module if is_model_wrapper(model) else model
-    return model.module if isinstance(model, BaseTTAModel) else model
 
 
 def training_loss(scalars: object) -> float | None:
@@ -90,6 +83,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Also find out what the checkpoints will refer to, before time is spent on training."""
         super().before_train(runner)
+        self.filename_tmpl = str(Path(self.filename_tmpl).with_suffix(getattr(runner, 'checkpoint_suffix', '.pth')))
         self.reference = reference_of(unwrapped(runner.model)) if is_main_process() else None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -137,7 +131,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             write_atomically(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
             if outdated is not None:
-                Path(self.out_dir, outdated).unlink(missing_ok=True)
+                remove(Path(self.out_dir, outdated))
 
 
 @HOOKS.register_module()
@@ -182,4 +176,5 @@ class IterationSeedHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Seed; the batch has been read by now."""
-        seed_random_state((runner.seed, get_rank(), runner.iter))
+        rank, _ = getattr(runner, 'data_rank', (get_rank(), None))
+        seed_random_state((runner.seed, rank, runner.iter))

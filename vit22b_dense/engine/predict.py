@@ -2,6 +2,7 @@
 
 import io
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,19 @@ from PIL import Image
 from ..evaluation.depth_panels import depth_panel
 from ..evaluation.panels import segmentation_panel
 from .restore import load_model
+from .sharding.loading import load_sharded
+from .sharding.mesh import data_rank_of, repeats_another
 
 PNG_METRES = 256  # values per metre of a 16-bit depth map, as KITTI has them
 
 
 class Predictor(ABC):
-    """A model with its test pipeline.
+    """A model with its test pipeline; of a config with a strategy, a sharded one.
+
+    Attributes:
+        part: which part of the images is to be predicted here, of how many.
+        counts: whether the results are to be kept; False where another process has the same.
+        in_step: a context around all that is predicted here.
 
     Args:
         cfg: a config as `load_config` or `config_in` returns it.
@@ -33,7 +41,13 @@ class Predictor(ABC):
     endings: tuple[str, ...]  # of the files that `files` makes, behind the image's name
 
     def __init__(self, cfg: Config, checkpoint: str | Path) -> None:
-        self.model = load_model(cfg, checkpoint).to(get_device()).eval()
+        self.part, self.counts, lockstep = (0, 1), True, None
+        if cfg.get('strategy'):
+            self.model, mesh, lockstep = load_sharded(cfg, checkpoint)
+            self.part, self.counts = data_rank_of(mesh), not repeats_another(mesh)
+        else:
+            self.model = load_model(cfg, checkpoint).to(get_device()).eval()
+        self.in_step = lockstep.step if lockstep else nullcontext
         # what reads ground truth has nothing to read here
         first, *rest = [
             step for step in cfg.test_dataloader.dataset.pipeline

@@ -23,7 +23,8 @@ from ..files import naming, sweep, write_atomically
 from ..version import __version__
 from .config import ConfigError
 from .features.store import samples_of
-from .hooks import training_loss, unwrapped
+from .hooks import training_loss
+from .model import unwrapped
 from .restore import reference_of
 from .run import build_test
 from .work_dir import lock_folder

@@ -12,6 +12,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, Reference, check_fit, load_weights, read_checkpoint, state_dict_of
+from ..checkpoint.reading import BESIDE, is_distributed
 from ..files import naming
 from ..models.backbones.referenced import ENTRY, find_weights
 from .config import name_weights
@@ -91,12 +92,15 @@ def config_in(path: str | Path) -> Config:
     Raises:
         CheckpointError: the checkpoint cannot be read, or holds none.
     """
-    text = (read_checkpoint(path).get('meta') or {}).get('cfg')
+    beside = Path(path, BESIDE) if is_distributed(path) else path  # without its tensors
+    text = (read_checkpoint(beside).get('meta') or {}).get('cfg')
     if not isinstance(text, str):
         raise CheckpointError(f'{path}: holds weights without their config; name the config file in front of it')
     try:
         with naming(tempfile.gettempdir()):  # where mmengine reads a copy
-            return Config.fromstring(text, file_format='.py')
+            cfg = Config.fromstring(text, file_format='.py')
+            cfg.strategy = None  # of the training
+            return cfg
     except OSError:
         raise
     except Exception as error:  # it is a program
@@ -120,7 +124,7 @@ def whole_checkpoint(path: str | Path, weights: str | None = None) -> dict | Non
     """A checkpoint with the weights that it refers to put in; None for one that is whole.
 
     Args:
-        path: a ``.pth`` of a run.
+        path: of a run, a ``.pth`` or a folder that several processes have written.
         weights: where the backbone's weights lie now, if not in their former place.
 
     Raises:

@@ -3,30 +3,27 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ..checkpoint import CheckpointError, load_weights, state_dict_of
-from ..datasets.empty import empty_named
+from ..checkpoint.reading import is_distributed
 from ..errors import UserError
 from ..files import naming
+from .checked import CheckedRun, building
 from .config import ConfigError, add_config_arguments, axes_of, check_data, config_of, default_work_dir
-from .hooks import unwrapped
+from .model import unwrapped
 from .precision import use_mixed_precision
 from .rates import settle_rate, use_found_rate
+from .strategies import SHARDED, STRATEGIES, add_strategy_arguments, use_strategy
 from .streaming import read_for
-from .work_dir import claim, find_checkpoint
+from .work_dir import claim
 
 LAUNCHED = {  # variables that a launcher sets
     'pytorch': ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
@@ -36,46 +33,13 @@ LAUNCHED = {  # variables that a launcher sets
 RESUMABLE = ('meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers')
 
 
-@contextmanager
-def building(cfg: Config) -> Iterator[None]:
-    """Name the config in what goes wrong while parts of a run are built from it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise ConfigError(
-            f'{cfg.filename}: no run can be built from it ({type(error).__name__}: {error}); --debug shows where'
-        ) from error
-
-
-def _building(method: Callable) -> Callable:
-    @wraps(method)
-    def build(self: Runner, *arguments: Any, **options: Any) -> Any:
-        with building(self.cfg):
-            return method(self, *arguments, **options)
-
-    return build
-
-
 @RUNNERS.register_module()
-class DenseRunner(Runner):
+class DenseRunner(CheckedRun, Runner):
     """mmengine's `Runner`, which also runs several processes without an accelerator and reads checkpoints safely.
 
     A checkpoint is read on the CPU, without running code from it, and copied into the model tensor by tensor. Resuming
     takes the latest checkpoint of the work dir, even if the run was killed before ``last_checkpoint`` was written.
     """
-
-    build_train_loop, build_val_loop, build_test_loop, build_optim_wrapper, build_param_scheduler = map(
-        _building,
-        (
-            Runner.build_train_loop,
-            Runner.build_val_loop,
-            Runner.build_test_loop,
-            Runner.build_optim_wrapper,
-            Runner.build_param_scheduler,
-        ),
-    )
 
     def setup_env(self, env_cfg: dict) -> None:
         """Start the process group with gloo if there is no accelerator; mmengine would call CUDA."""
@@ -99,50 +63,6 @@ class DenseRunner(Runner):
                 )
         return super().wrap_model(model_wrapper_cfg, model)
 
-    @staticmethod
-    def data_of(cfg: Config) -> Config:
-        """A config as the runner takes it: the same, unless a subclass reads something in place of its images."""
-        return cfg
-
-    @staticmethod
-    def build_dataloader(dataloader: dict | DataLoader, seed: int | None = None, diff_rank_seed: bool = False):
-        """mmengine's, which fails without a name where a data set is empty."""
-        with empty_named(dataloader['dataset'] if isinstance(dataloader, dict) else dataloader.dataset):
-            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-
-    def load_or_resume(self) -> None:
-        """Load ``load_from``, or with ``resume`` and without it the latest checkpoint of the work dir."""
-        if self._resume and self._load_from is None and not self._has_loaded:
-            found = find_checkpoint(self.work_dir)
-            told = Path(self.work_dir, 'last_checkpoint')
-            if found is None and told.exists():
-                named = told.read_text('utf-8', 'replace').strip()[:200]
-                raise CheckpointError(
-                    f'{told}: the checkpoint that it names, {named}, is not there any more; put it back, or remove '
-                    f'{told.name} to start from the beginning'
-                )
-            if found is None:
-                self.logger.info(f'{self.work_dir}: nothing to resume there, training starts from the beginning')
-                self._has_loaded = True
-            else:
-                self.resume(str(found))
-        super().load_or_resume()
-
-    def resume(self, filename: str, **options: bool) -> None:
-        """Go on from a checkpoint, read on the CPU; the options are mmengine's ``resume_optimizer`` and so on."""
-        try:
-            super().resume(filename, **dict(options, map_location='cpu'))
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise CheckpointError(
-                f'{filename}: cannot be resumed ({type(error).__name__}: {error}); remove it, to resume from an '
-                'earlier one, or start again with another --work-dir'
-            ) from error
-
-    def train(self) -> nn.Module:
-        """Train; an error of the disk names the work dir."""
-        with naming(self.work_dir):
-            return super().train()
-
     def load_checkpoint(self, filename: str, map_location: str = 'cpu', strict: bool = False) -> dict:
         """Read a checkpoint and copy its weights into the model, all of them or none.
 
@@ -156,6 +76,8 @@ class DenseRunner(Runner):
         Raises:
             CheckpointError: it cannot be read, does not fit, or is to be resumed and holds weights alone.
         """
+        if self._resume and is_distributed(filename):
+            raise CheckpointError(f'{filename}: was written by a sharded run; resume it with --strategy fsdp2')
         checkpoint = read_for(unwrapped(self.model), filename)
         lacking = [key for key in RESUMABLE if key not in checkpoint]
         if self._resume and lacking:
@@ -174,12 +96,6 @@ class DenseRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def dump_config(self) -> None:
-        """Write the config so that the run can be repeated from it: not as one that is resumed."""
-        resume, self.cfg.resume = self.cfg.get('resume', False), False
-        super().dump_config()
-        self.cfg.resume = resume
-
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what training and testing have in common to a tool's arguments."""
@@ -190,6 +106,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
         help='launcher of several processes; pytorch: start the command with torchrun',
     )  # fmt: skip
+    add_strategy_arguments(parser)
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
@@ -204,8 +121,9 @@ def run_config(args: argparse.Namespace) -> Config:
         )
     cfg = config_of(args)
     cfg.launcher = args.launcher
+    use_strategy(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config, axes_of(args))
-    if args.amp:
+    if args.amp and not cfg.get('strategy'):
         use_mixed_precision(cfg)
     return cfg
 
@@ -259,16 +177,22 @@ def build_test(cfg: Config, checkpoint: str) -> Runner:
     name = str(config.with_name(f'{config.stem}_test.py'))
     cfg = Config(cfg._cfg_dict.to_dict(), cfg_text=cfg.text, filename=name, format_python_code=False)
     cfg.load_from, cfg.resume = checkpoint, False
-    return _build(cfg)
+    runner = _build(cfg)
+    if hasattr(runner, 'prepare_test'):
+        runner.prepare_test()
+    return runner
 
 
 def _build(cfg: Config) -> Runner:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
     with naming(cfg.get('work_dir') or '.'), building(cfg):
-        if 'runner_type' in cfg:
-            return RUNNERS.build(cfg)
-        return (FlexibleRunner if cfg.get('strategy') else DenseRunner).from_cfg(cfg)
+        kind = cfg.get('runner_type', 'DenseRunner')
+        if (cfg.get('strategy') or {}).get('type') in STRATEGIES.values():
+            kind = SHARDED.get(kind, kind)
+        elif cfg.get('strategy'):
+            kind = 'FlexibleRunner'
+        return RUNNERS.get(kind).from_cfg(cfg)
 
 
 def leave(status: int = 0) -> None:

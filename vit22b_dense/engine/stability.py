@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .guards import DivergedError
-from .hooks import unwrapped
+from .model import unwrapped
 from .work_dir import find_checkpoint
 
 

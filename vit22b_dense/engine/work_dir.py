@@ -7,6 +7,8 @@ from typing import Any, BinaryIO
 
 from mmengine.config import Config
 
+from ..checkpoint import CheckpointError, open_weights
+from ..checkpoint.reading import DISTRIBUTED, is_distributed
 from ..errors import UserError
 from ..files import sweep, take_lock
 from .config import read_config
@@ -17,10 +19,10 @@ NO_MATTER = re.compile(
     r'(work_dir|resume|load_from|launcher|log_level|log_processor|visualizer|experiment_name|custom_imports|lr_search'
     r'|default_hooks\.(logger|checkpoint|visualization|complete_data|finite_loss|stability)|(val|test|tta)_\w+'
     r'|train_cfg\.val_interval|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)'
-    r'|features\.folder|model\.backbone\.(init_cfg\.checkpoint|checkpoint_path|model))(\..*)?'
+    r'|strategy\.(?!dtype)\w+|features\.folder|model\.backbone\.(init_cfg\.checkpoint|checkpoint_path|model))(\..*)?'
 )
 SHOWN = 3  # differences in a message
-ITERATION = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
+ITERATION = re.compile(rf'(?:iter|epoch)_(\d+)\.(?:pth|{DISTRIBUTED[1:]})')
 
 
 class WorkDirError(UserError):
@@ -29,10 +31,20 @@ class WorkDirError(UserError):
 
 def differences(there: dict, asked: dict) -> list[tuple[str, Any, Any]]:
     """The settings in which two configurations differ, those of `NO_MATTER` apart: key and both values of each."""
-    one, other = (dict(_flat({k: v for k, v in cfg.items() if not k.startswith('_')})) for cfg in (there, asked))
+    one, other = (
+        dict(_flat({k: v for k, v in _whole_batch(cfg).items() if not k.startswith('_')})) for cfg in (there, asked)
+    )
     pairs = ((key, one.get(key, 'absent'), other.get(key, 'absent')) for key in {**other, **one})
     found = [(key, a, b) for key, a, b in pairs if a != b and not NO_MATTER.fullmatch(key)]
     return sorted(found, key=lambda one: one[0].startswith('param_scheduler'))  # it follows from other settings
+
+
+def _whole_batch(cfg: dict) -> dict:
+    """A configuration with the batch of all processes of a sharded run in place of each one's."""
+    loader, strategy = cfg.get('train_dataloader') or {}, cfg.get('strategy') or {}
+    if 'batch_size' not in loader or 'data' not in strategy:
+        return cfg
+    return cfg | {'train_dataloader': loader | {'batch_size': loader['batch_size'] * strategy['data']}}
 
 
 def _flat(value: Any, key: str = '') -> list[tuple[str, Any]]:
@@ -48,14 +60,25 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
     Only file names count, so that a work dir may be moved.
     """
     work_dir = Path(work_dir)
-    numbered = [(int(match[1]), path) for path in work_dir.glob('*.pth') if (match := ITERATION.fullmatch(path.name))]
-    if numbered:
-        return max(numbered)[1]
+    numbered = [(int(match[1]), path) for path in work_dir.glob('*') if (match := ITERATION.fullmatch(path.name))]
+    for _, path in sorted(numbered, reverse=True):
+        if is_whole(path):
+            return path
     told = work_dir / 'last_checkpoint'
     if told.is_file():
         last = Path(told.read_text('utf-8', 'replace').strip())
-        return next((path for path in (work_dir / last.name, last) if path.suffix and path.is_file()), None)
+        return next((path for path in (work_dir / last.name, last) if path.suffix and is_whole(path)), None)
     return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether there is a checkpoint, a file or a folder that is complete."""
+    if not is_distributed(path):
+        return path.is_file()
+    try:
+        return bool(open_weights(path))
+    except CheckpointError:
+        return False
 
 
 def check_same_run(work_dir: Path, cfg: Config) -> None:
@@ -64,7 +87,8 @@ def check_same_run(work_dir: Path, cfg: Config) -> None:
     Raises:
         WorkDirError: it contains a checkpoint or scores of another one; names what differs and both values.
     """
-    holds = next((path.name for pattern in ('*.pth', 'test/scores.json') for path in work_dir.glob(pattern)), None)
+    kinds = ('*.pth', f'*{DISTRIBUTED}', 'test/scores.json')
+    holds = next((path.name for pattern in kinds for path in work_dir.glob(pattern)), None)
     if holds is None:
         return
     dumped = work_dir / Path(cfg.filename).name

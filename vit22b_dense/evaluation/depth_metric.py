@@ -175,10 +175,14 @@ class RunningMetric(BaseMetric):
 
     mmengine's sampler deals images out in turn and fills up the last turn with repeated ones. So each process
     keeps its last image apart until `evaluate` tells how many there are.
+
+    Attributes:
+        data_rank: which part of the images is this process's, of how many; None for a part for each process.
     """
 
     def __init__(self, collect_device: str = 'cpu', prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
+        self.data_rank: tuple[int, int] | None = None
         self._reset()
 
     def new_state(self):
@@ -200,7 +204,7 @@ class RunningMetric(BaseMetric):
         Args:
             size: of the data set; images that the sampler repeated beyond it are left out.
         """
-        rank, world = get_dist_info()
+        rank, world = self.data_rank or get_dist_info()
         if self._last is not None and (self._seen - 1) * world + rank < size:
             self._sum.add(self._last)
         parts = all_gather_object(self._sum)

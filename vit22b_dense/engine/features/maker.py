@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from mmseg.registry import DATASETS, MODELS
@@ -23,6 +25,10 @@ from ...errors import run_tool
 from ...models.backbones.contract import resolve_indices
 from ...models.windows import grid_of
 from ...progress import Progress
+from ..sharding.loading import mesh_of, shard_backbone
+from ..sharding.lockstep import Lockstep
+from ..sharding.mesh import data_rank_of, from_first
+from ..sharding.parallel import build
 from .cached import address, window_name
 from .made import folder_of, made_by, subset_config, test_sets
 from .store import DTYPES, INDEX, FeatureError, FeatureStore, Sample, samples_of
@@ -141,14 +147,27 @@ class FeatureMaker:
             FeatureError: the disk cannot hold it.
         """
         missing = self.missing()
+        if self.cfg.get('strategy'):
+            missing = self._agreed(missing)
         if not missing:
             return
-        self._build()
+        lockstep = self._build()
         rank, count = self.part
         if rank == 0:
             self._check_size(missing, say)
             replace(self.store, draws=self.draws).write_index()
-        mine, done = [shard for shard in self.shards[rank::count] if shard in missing], 0
+        mine = [shard for shard in self.shards[rank::count] if shard in missing]
+        with lockstep.step() if lockstep else nullcontext():
+            self._make(mine, progress)
+
+    def _agreed(self, missing: list[Shard]) -> list[Shard]:
+        """What is missing, as the first process of a sharded backbone sees it."""
+        mesh_of(self.cfg)
+        places = set(from_first([self.shards.index(shard) for shard in missing]))
+        return [shard for i, shard in enumerate(self.shards) if i in places]
+
+    def _make(self, mine: list[Shard], progress: Callable[[int, int], None]) -> None:
+        done = 0
         workers = min(4, len(mine)) if torch.cuda.is_available() else 0
         for section in dict.fromkeys(shard.section for shard in mine):  # of one section, images are of one size
             shards = [shard for shard in mine if shard.section == section]
@@ -160,17 +179,26 @@ class FeatureMaker:
                 done += len(batch)
                 progress(done, len(mine))
 
-    def _build(self) -> None:
+    def _build(self) -> Lockstep | None:
         """The model as a run builds it, with the weights of the features that are there."""
         set_random_seed(self.cfg.get('randomness', {}).get('seed') or 0)
         self.device = (
             torch.device('cuda', self.part[0] % torch.cuda.device_count()) if torch.cuda.is_available() else 'cpu'
         )
-        self.model = MODELS.build(self.cfg.model)
-        backbone = self.model.backbone
-        backbone.init_weights()
-        if self.store is not None and self.store.weights.kind == 'random':
-            backbone.draw_weights(self.store.weights.seed)
+        if self.cfg.get('strategy'):
+            self.device = get_device()
+        random = self.store is not None and self.store.weights.kind == 'random'
+        seed, lockstep = self.store.weights.seed if random else None, None
+        if self.cfg.get('strategy'):
+            self.model = build(self.cfg.model)
+            lockstep = shard_backbone(self.cfg, self.model, seed)
+            backbone = self.model.backbone
+        else:
+            self.model = MODELS.build(self.cfg.model)
+            backbone = self.model.backbone
+            backbone.init_weights()
+            if random:
+                backbone.draw_weights(seed)
         self.model.to(self.device).eval()
         if self.store is None:
             about = {name: getattr(backbone, name) for name in ('embed_dims', 'num_layers', 'patch_size')}
@@ -180,6 +208,7 @@ class FeatureMaker:
             self.store = FeatureStore(
                 self.folder, self.made, self.dtype, levels, about, label, self.draws, backbone.reference
             )
+        return lockstep
 
     def _check_size(self, missing: list[Shard], say: Callable[[str], None]) -> None:
         """Say how large the features will be, from the first image of each kind, and see if the disk can hold them."""
@@ -256,6 +285,10 @@ def make_features(
         raise FeatureError(f'--draws {draws}, --jobs {jobs}: give at least 1')
     folder = folder_of(cfg, made_by(cfg))
     rank, world = int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
+    if cfg.get('strategy'):
+        if jobs > 1:
+            raise FeatureError(f'--jobs {jobs}: a sharded backbone takes the processes of torchrun; leave it out')
+        rank, world = data_rank_of(mesh_of(cfg))
 
     def part(job: int) -> None:
         if jobs > 1:

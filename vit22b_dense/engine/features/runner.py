@@ -13,9 +13,8 @@ from .store import FeatureError, FeatureStore
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
-@RUNNERS.register_module()
-class CachedRunner(DenseRunner):
-    """`DenseRunner` for a config of a frozen run, from features that tools/cache_features.py has made.
+class FromFeatures:
+    """In front of a runner: a config of a frozen run, from features that tools/cache_features.py has made.
 
     The config stays that of the frozen run, in the work dir and in checkpoints, so that these are as usual.
 
@@ -27,16 +26,21 @@ class CachedRunner(DenseRunner):
     """
 
     def __init__(self, model: dict, work_dir: str, *, cfg: Config, **parts: Any) -> None:
-        replaced = with_features(cfg)
+        replaced = self.data_of(cfg)
         for name in LOADERS:
             if parts.get(name):
                 parts[name] = replaced[name]
-        super().__init__(replaced.model, work_dir, cfg=cfg, **parts)
+        super().__init__(replaced.model, work_dir=work_dir, cfg=cfg, **parts)
 
     @staticmethod
     def data_of(cfg: Config) -> Config:
         """A config with features in place of the backbone and the images."""
         return with_features(cfg)
+
+
+@RUNNERS.register_module()
+class CachedRunner(FromFeatures, DenseRunner):
+    """`DenseRunner` for the regime ``cached``."""
 
 
 def with_features(cfg: Config) -> Config:

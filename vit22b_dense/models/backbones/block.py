@@ -73,6 +73,11 @@ class ParallelBlock(nn.Module):
         # (B, N, H, D/H) -> (B, H, N, D/H) for the attention, and back
         q, k, v = (t.transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
         attention = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        mlp = F.gelu(up + self.up_bias.to(up))
-        branch = self.out_proj(torch.cat([attention, mlp], dim=-1).flatten(2)) + self.out_bias
+        up_bias, out_bias = self.biases()
+        mlp = F.gelu(up + up_bias.to(up))
+        branch = self.out_proj(torch.cat([attention, mlp], dim=-1).flatten(2)) + out_bias
         return x + self.drop_path(branch)
+
+    def biases(self) -> tuple[Tensor, Tensor]:
+        """``up_bias`` and ``out_bias``, as the forward pass adds them."""
+        return self.up_bias, self.out_bias

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -129,15 +130,14 @@ class PlainBody(PlainBackbone):
         if self.pos_embed.is_meta:
             self.to_empty(device='cpu')
         self.to('cpu')
-        parts = {'stem': self._reset_stem, **{f'blocks.{i}': b.reset_parameters for i, b in enumerate(self.blocks)}}
+        parts = {'stem': self.reset_stem, **{f'blocks.{i}': b.reset_parameters for i, b in enumerate(self.blocks)}}
         for name, reset in parts.items():
-            with torch.random.fork_rng(devices=[]):
-                digest = hashlib.sha256(f'{seed}:{name}'.encode()).digest()
-                torch.default_generator.manual_seed(int.from_bytes(digest[:7], 'big'))
+            with seed_of_part(seed, name):
                 reset()
         self.to(device)
 
-    def _reset_stem(self) -> None:
+    def reset_stem(self) -> None:
+        """Draw all but the blocks."""
         for param in (self.patch_embed.weight, self.pos_embed, self.cls_token, self.cls_pos_embed):
             if param is not None:
                 nn.init.trunc_normal_(param, std=0.02)
@@ -222,6 +222,15 @@ class PlainBody(PlainBackbone):
     def maps(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens ``(B, N, D)`` to a map ``(B, D, *size)`` with the final norm, without the class token."""
         return self.norm(tokens[:, tokens.shape[1] - math.prod(size) :]).transpose(1, 2).unflatten(2, size)
+
+
+@contextmanager
+def seed_of_part(seed: int, name: str) -> Iterator[None]:
+    """Draw a part of a backbone, ``'stem'`` or ``'blocks.0'`` and so on: the same numbers, whatever else is drawn."""
+    with torch.random.fork_rng(devices=[]):
+        digest = hashlib.sha256(f'{seed}:{name}'.encode()).digest()
+        torch.default_generator.manual_seed(int.from_bytes(digest[:7], 'big'))
+        yield
 
 
 def resolve_arch(arch: str | Mapping, presets: Mapping[str, dict], optional: Sequence[str] = ()) -> dict:

@@ -1,0 +1,235 @@
+"""Two processes against one: the same gradients, weights, checkpoints and scores."""
+
+import json
+import re
+import shutil
+
+import pytest
+import sharded
+import torch
+from sharded import CASES, CLIPPED, PARALLEL, RANDOM, broken_off, config, differences, make_data
+
+from vit22b_dense.checkpoint import CheckpointError, open_weights, read_checkpoint
+from vit22b_dense.engine.features.maker import make_features
+from vit22b_dense.engine.record import score_and_record
+from vit22b_dense.engine.work_dir import find_checkpoint
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp('data') / 'ade')
+
+
+@pytest.fixture(scope='module')
+def features(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('features')
+    make_features(config(data, folder / 'run', 'cached', features=folder), 1, 'fp32')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def alone(data, features, tmp_path_factory):
+    """What one process sees in each case."""
+    folder = tmp_path_factory.mktemp('alone')
+    return {
+        name: sharded.train(config(data, folder / name, features=features, **case))
+        for name, case in [*CASES.items(), ('clipped', CLIPPED)]
+    }
+
+
+@pytest.fixture(scope='module')
+def two(data, features, tmp_path_factory):
+    """The folder of what two processes see, and their work dirs."""
+    folder = tmp_path_factory.mktemp('two')
+    tasks = [
+        ('trained', dict(out=folder / f'{name}.pth', data=data, work_dir=folder / name, features=features,
+                         strategy=dict(data=2), **case))
+        for name, case in [*CASES.items(), ('random', RANDOM)]
+    ] + [
+        ('trained', dict(out=folder / f'{name}.pth', data=data, work_dir=folder / name, strategy=mesh, **CLIPPED))
+        for name, mesh in PARALLEL.items()
+    ]  # fmt: skip
+    tasks.append(('blocks', dict(out=folder / 'blocks.json', tokens=7)))
+    sharded.run(2, tasks, folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def again(data, two, tmp_path_factory):
+    """Runs that were broken off, resumed by two processes, and checkpoints tested by them."""
+    folder = tmp_path_factory.mktemp('again')
+    mesh = dict(data=data, strategy=dict(data=2))
+    tasks = [
+        ('trained', dict(mesh, **case, out=folder / f'{name}.pth', work_dir=broken_off(two, name, folder / name),
+                         resume=True))
+        for name, case in (('random', RANDOM), ('accumulated', CASES['accumulated']), ('frozen', CASES['frozen']))
+    ]  # fmt: skip
+    tasks += [
+        ('tested', dict(mesh, **CASES[name], work_dir=folder / f'{name}_test', checkpoint=two / name / 'iter_8.dcp'))
+        for name in ('frozen', 'accumulated')
+    ]
+    tasks += [
+        ('made', dict(mesh, regime='cached', work_dir=folder, features=folder / 'features')),
+        ('tool', dict(name='predict.py', arguments=[
+            two / 'accumulated/iter_8.dcp', data / 'images/validation', '--out-dir', folder / 'predicted',
+            '--strategy', 'fsdp2',
+        ])),
+    ]  # fmt: skip
+    tasks += [('refused', dict(out=folder / name, task=task, options=options))
+              for name, (task, options, _) in refusals(data, two, folder).items()]  # fmt: skip
+    sharded.run(2, tasks, folder)
+    return folder
+
+
+def refusals(data, two, folder):
+    """What two processes are asked in vain, and what each of them says."""
+    state = {name: torch.zeros(2) for name in ('decode_head.conv_seg.bias', 'more')}
+    torch.save(dict(state_dict=state), folder / 'foreign.pth')
+    (folder / 'single').mkdir()
+    torch.save(dict(state_dict=state), folder / 'single/iter_3.pth')
+    shutil.copy(two / 'accumulated/linear.py', folder / 'single')
+    weights = open_weights(two / 'accumulated/iter_8.dcp').under('backbone')
+    state = {name: weights.read(name) for name in weights}
+    state['blocks.1.in_proj.weight'][-1] = torch.nan  # in the second one's part
+    torch.save(state, folder / 'nan.pth')
+    mesh = dict(data=data, work_dir=folder / 'refused', strategy=dict(data=2))
+    return {
+        'foreign': ('tested', dict(mesh, checkpoint=folder / 'foreign.pth'),
+                    [r'foreign.pth does not fit .*only in the model \(.*only in the file \(1\): more'] * 2),
+        'nan': ('trained', dict(mesh, out=None, regime='frozen', weights=folder / 'nan.pth'),
+                ['OtherRankError: process 1: CheckpointError: .*nan.pth: NaN',
+                 '^CheckpointError: .*nan.pth: NaN.* blocks.1.in_proj.weight']),
+        'single': ('trained', dict(mesh, out=None, work_dir=folder / 'single', resume=True, **CASES['accumulated']),
+                   ['iter_3.pth: a checkpoint of one process, which a sharded run cannot resume'] * 2),
+        'mesh': ('trained', dict(mesh, out=None, work_dir=folder / 'mesh', strategy=dict(data=3)),
+                 ['MeshError: a mesh of 3 x 1 .*needs 3 processes, and there are 2'] * 2),
+        'full': ('written', dict(path=folder / 'full.dcp'),
+                 ['full.dcp: cannot be written .*No space left'] * 2),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_two_processes_train_as_one(case, alone, two):
+    params, gradients = differences(alone[case], torch.load(two / f'{case}.pth'))
+    assert params < 1e-5
+    assert gradients < 1e-3
+    learned = alone[case]['gradients'][0]
+    assert any('backbone' in name for name in learned) == (case in ('finetune', 'accumulated'))
+    assert len(alone[case]['gradients']) == (4 if case == 'accumulated' else 8)
+
+
+@pytest.mark.parametrize('name', PARALLEL)
+def test_two_processes_share_the_products_of_a_block(name, alone, two):
+    params, gradients = differences(alone['clipped'], torch.load(two / f'{name}.pth'))
+    assert params < 1e-5
+    assert gradients < 1e-3
+
+
+@pytest.mark.parametrize('name', PARALLEL)
+def test_a_shared_block_communicates_once_each_way(name, two):
+    """With a number of tokens that two does not divide. A layout that is not interleaved by heads is found out."""
+    found = json.loads((two / 'blocks.json').read_text())
+    right, wrong = found[f'{name} right'], found[f'{name} wrong']
+    if name == 'tensor':
+        assert right['forward'] == right['backward'] == dict(all_reduce=1)
+    else:  # the backward pass ends with the gradient of the tokens, gathered in front of the first block
+        assert right['forward'] == dict(all_gather_into_tensor=1, reduce_scatter_tensor=1)
+        assert right['backward'] == dict(all_gather_into_tensor=2, reduce_scatter_tensor=1)
+    assert right['output'] < 1e-6
+    assert len(right['gradients']) == 8
+    assert max(right['gradients'].values()) < 1e-6
+    assert wrong['output'] > 1e-3
+    assert min(wrong['gradients'].values()) > 1e-3
+
+
+@pytest.mark.parametrize('name', ['random', 'accumulated', 'frozen'])
+def test_broken_off_and_resumed_equals_unbroken(name, two, again):
+    unbroken, resumed = (torch.load(folder / f'{name}.pth')['params'] for folder in (two, again))
+    assert unbroken.keys() == resumed.keys()
+    for parameter, value in unbroken.items():
+        assert torch.equal(value, resumed[parameter]), parameter
+    assert sorted(path.name for path in (again / name).glob('*.dcp')) == ['iter_4.dcp', 'iter_8.dcp']
+    assert (again / name / 'last_checkpoint').read_text() == str(again / name / 'iter_8.dcp')
+
+
+def test_a_checkpoint_of_two_processes_is_resumed_by_one(two, data, alone, tmp_path):
+    folder = broken_off(two, 'finetune', tmp_path / 'finetune')
+    options = dict(data=data, work_dir=folder, strategy=dict(data=1), resume=True, out=tmp_path / 'one.pth')
+    sharded.run(1, [('trained', dict(options, **CASES['finetune']))], tmp_path / 'tasks')
+    resumed = torch.load(tmp_path / 'one.pth')['params']
+    for name, value in alone['finetune']['params'].items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('name', ['frozen', 'accumulated'])
+def test_two_processes_score_as_one(name, two, again, data, tmp_path):
+    """One process reads the folder of two. The pictures have different numbers of windows."""
+    score_and_record(config(data, tmp_path, **CASES[name]), str(two / name / 'iter_8.dcp'), {})
+    one, both = (json.loads((folder / 'scores.json').read_text()) for folder in (tmp_path, again / f'{name}_test'))
+    assert one['scores'] == both['scores']
+    assert [example['score'] for example in one['examples']] == [example['score'] for example in both['examples']]
+    assert one['images'] == both['images'] == 3
+
+
+def test_a_frozen_run_stores_what_it_trained(two):
+    assert set(open_weights(two / 'frozen/iter_8.dcp')) == {'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}
+    assert read_checkpoint(two / 'frozen/iter_8.dcp')['meta']['backbone']['kind'] == 'random'
+
+
+@pytest.mark.parametrize('name', ['accumulated', 'frozen'])
+def test_exported_weights_are_the_runs(name, two, run_tool, tmp_path):
+    run_tool('tools/convert_checkpoint.py', two / name / 'iter_8.dcp', tmp_path / 'whole.safetensors', '--to', 'same')
+    exported, params = open_weights(tmp_path / 'whole.safetensors'), torch.load(two / f'{name}.pth')['params']
+    assert {n for n in params if 'preprocessor' not in n} == exported.keys()
+    for parameter in exported:
+        assert torch.equal(exported.read(parameter), params[parameter])
+
+
+def test_a_folder_that_is_not_whole_is_not_taken(two, tmp_path):
+    folder = tmp_path / 'run'
+    shutil.copytree(two / 'finetune', folder)
+    assert find_checkpoint(folder) == folder / 'iter_8.dcp'
+    pieces = sorted((folder / 'iter_8.dcp').iterdir())
+    assert len(pieces) == 4
+    for piece in pieces:
+        content = piece.read_bytes()
+        for part in (content[: len(content) // 2], None):
+            piece.unlink() if part is None else piece.write_bytes(part)
+            assert find_checkpoint(folder) == folder / 'iter_4.dcp', piece.name
+            with pytest.raises(CheckpointError, match=r'iter_8.dcp'):
+                read_checkpoint(folder / 'iter_8.dcp')
+        piece.write_bytes(content)
+    assert find_checkpoint(folder) == folder / 'iter_8.dcp'
+
+
+def test_two_processes_make_the_features_of_one(features, again):
+    paths = sorted(path.relative_to(features) for path in features.glob('*/*.safetensors'))
+    assert paths == sorted(path.relative_to(again / 'features') for path in again.glob('features/*/*.safetensors'))
+    for path in paths:
+        one, both = open_weights(features / path), open_weights(again / 'features' / path)
+        assert one.keys() == both.keys()
+        for name in one:
+            torch.testing.assert_close(one.read(name), both.read(name))
+
+
+def test_two_processes_predict_as_one(two, data, again, run_tool, tmp_path):
+    run_tool('tools/predict.py', two / 'accumulated/iter_8.dcp', data / 'images/validation', '--out-dir', tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 6
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (again / 'predicted' / name).read_bytes()
+
+
+@pytest.mark.parametrize('name', ['foreign', 'nan', 'single', 'mesh', 'full'])
+def test_both_processes_refuse(name, again, data, two, tmp_path):
+    _, _, expected = refusals(data, two, tmp_path)[name]
+    for rank, message in enumerate(expected):
+        said = ' '.join((again / f'{name}_{rank}').read_text().split())
+        assert re.search(message, said), said
+    assert not [path for path in again.iterdir() if 'full.dcp' in path.name]
+
+
+def test_one_process_does_not_resume_what_two_have_written(two, data, tmp_path):
+    folder = broken_off(two, 'accumulated', tmp_path / 'run')
+    with pytest.raises(CheckpointError, match=r'iter_4.dcp: was written by a sharded run; resume it with --strategy'):
+        sharded.train(config(data, folder, resume=True, **CASES['accumulated']))
