@@ -221,6 +221,19 @@ def test_axes_reach_the_run(leaf):
         assert max(rates) == pytest.approx(1.0, abs=0.001), 'the warm-up must end at the full learning rate'
 
 
+def test_decoders_are_lean_unless_the_published_size_is_asked_for():
+    lean, published = load('ade20k/upernet.py'), load('ade20k/upernet.py', decoder_size='published')
+    assert lean.to_dict() == load('ade20k/upernet.py', decoder_size='lean').to_dict()
+    assert (published.model.neck.out_channels, published.model.decode_head.channels) == (512, 512)
+    assert published.model.neck.scales == (4, 2, 1, 0.5)  # BEiT, arXiv 2106.08254
+    for cfg in (lean, published):
+        with torch.device('meta'):
+            head = MODELS.build(dict(cfg.model.decode_head))
+            neck = MODELS.build(dict(cfg.model.neck))
+        x = [torch.empty(1, 768, 36, 36, device='meta')] * 4
+        assert head(neck(tuple(x))).shape[1] == 150
+
+
 @cache
 def warm_up_rates(schedule):
     """The learning rate at each iteration until the warm-up has ended, of a base of 1."""

@@ -102,6 +102,19 @@ def test_pyramid_reads_each_of_four_maps():
         neck(tuple(maps[:2]))
 
 
+def test_pyramid_has_the_scales_that_are_asked_for():
+    neck = TokenPyramid(in_channels=8, out_channels=8, scales=(2, 1, 0.5, 0.25), num_groups=2)
+    assert [tuple(x.shape[1:]) for x in neck((torch.randn(1, 8, 5, 6),))] == [
+        (8, 10, 12),
+        (8, 5, 6),
+        (8, 3, 3),
+        (8, 2, 2),
+    ]
+    for scales in ((4, 2, 1), (8, 4, 2, 1)):
+        with pytest.raises(ValueError, match='give four of 4, 2, 1, 0.5, 0.25'):
+            TokenPyramid(in_channels=8, out_channels=8, scales=scales, num_groups=2)
+
+
 def test_the_22b_pyramid_stays_small():
     with torch.device('meta'):
         neck = TokenPyramid(in_channels=6144)

@@ -25,19 +25,22 @@ AXES = {
     'backbone': ('VIT22B_BACKBONE', 'backbone: a name from configs/_base_/backbones'),
     'weights': ('VIT22B_WEIGHTS', "pretrained backbone: a file; for transformers' models a folder or hub id"),
     'regime': ('VIT22B_REGIME', 'training regime: frozen, cached, finetune, scratch or pretrain'),
+    'decoder_size': ('VIT22B_DECODER_SIZE', 'size of the decoder: lean (default) or published'),
     'fraction': ('VIT22B_FRACTION', 'fraction of the training data, such as 1/16; also sets the number of iterations'),
     'seed': ('VIT22B_SEED', 'seed for weights, data order, augmentation and few-shot subset'),
     'data_root': ('VIT22B_DATA_ROOT', 'folder of the data set'),
     'features': ('VIT22B_FEATURES', 'folder of features, for --regime cached (default: one in work_dirs/features)'),
 }
 FOLDERS = {'backbone': 'backbones', 'regime': 'regimes'}
-FRACTIONS = ['1', '1/16', '1/2', '1/4', '1/8']  # those with a number of iterations in `_base_/runtime.py`
+# Values that files of `_base_` have in a table: fractions with their iterations, decoders with their sizes.
+KNOWN = {'fraction': ['1', '1/16', '1/2', '1/4', '1/8'], 'decoder_size': ['lean', 'published']}
 # What `configs/_base_` makes configs of: used up when the config is read, so no run reads it.
 INGREDIENTS = frozenset({
     'augmentation', 'backbone', 'classes', 'crop_size', 'data_root', 'dataset', 'embed_dims', 'factors', 'flips',
-    'fraction', 'frozen', 'inference', 'init_cfg', 'levels', 'load_image', 'loading', 'max_depth', 'max_iters',
-    'metainfo', 'num_classes', 'palette', 'patch', 'patch_size', 'pixel_mean', 'pixel_std', 'ratios', 'resize',
-    'scales', 'side', 'stride', 'test_resize', 'train_data', 'train_pipeline', 'val_data', 'weights',
+    'fraction', 'frozen', 'inference', 'init_cfg', 'lean', 'levels', 'load_image', 'loading', 'max_depth', 'max_iters',
+    'metainfo', 'num_classes', 'palette', 'patch', 'patch_size', 'pixel_mean', 'pixel_std', 'pyramid', 'ratios',
+    'resize', 'scales', 'side', 'stride', 'test_resize', 'train_data', 'train_pipeline', 'val_data', 'weights',
+    'width',
 })  # fmt: skip
 # What mmengine's runners read: the arguments of both, and what they and mmseg's scripts take from the config besides.
 RUN_KEYS = {
@@ -164,8 +167,10 @@ def load_config(path: str | Path, axes: dict[str, str | None], overrides: dict |
             if axis == 'weights' and 'backbone' in cfg.get('model', {}):
                 name_weights(cfg, value)
                 continue
+            own = ', '.join(other for other in AXES if AXES[other][0] in cfg.env_variables)
             raise ConfigError(
-                f'{path} has no axis {axis!r} (asked for {value!r}): it stands alone; change it with --cfg-options'
+                f'{path} has no axis {axis!r} (asked for {value!r}): '
+                f'{f"its axes are {own}" if own else "it stands alone"}; change it with --cfg-options'
             )
     for key in set(cfg) - RUN_KEYS - INGREDIENTS:
         if difflib.get_close_matches(key, RUN_KEYS, 1, SIMILAR):
@@ -279,7 +284,7 @@ def _axis_value(path: Path, axis: str, value: str) -> str:
         if not (value.isascii() and value.isdecimal() and int(value) < 2**32):
             raise ConfigError(f'--seed {value}: give a whole number from 0 to 2^32 - 1')
         return value
-    known = FRACTIONS if axis == 'fraction' else axis_values(path, axis) if axis in FOLDERS else []
+    known = KNOWN.get(axis) or (axis_values(path, axis) if axis in FOLDERS else [])
     if known and value not in known:
         raise ConfigError(f'unknown {axis} {value!r} for {path}; known: {", ".join(known)}')
     return value

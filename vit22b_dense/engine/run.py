@@ -187,10 +187,10 @@ def _build(cfg: Config) -> Runner:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
     with naming(cfg.get('work_dir') or '.'), building(cfg):
-        kind = cfg.get('runner_type', 'DenseRunner')
-        if (cfg.get('strategy') or {}).get('type') in STRATEGIES.values():
+        kind, strategy = cfg.get('runner_type', 'DenseRunner'), cfg.get('strategy')
+        if isinstance(strategy, dict) and strategy.get('type') in STRATEGIES.values():
             kind = SHARDED.get(kind, kind)
-        elif cfg.get('strategy'):
+        elif strategy:
             kind = 'FlexibleRunner'
         return RUNNERS.get(kind).from_cfg(cfg)
 

@@ -20,7 +20,5 @@ train_cfg, param_scheduler = pretraining_schedule(max_iters)
 val_evaluator = dict(type='MultiLabelMetric')
 test_evaluator = val_evaluator
 # there is nothing to draw
-hooks = {name: hook for name, hook in _base_.default_hooks.items() if name != 'visualization'}
-default_hooks = dict(_delete_=True, **hooks)
-del hooks
+default_hooks = dict(_delete_=True, **{k: v for k, v in _base_.default_hooks.items() if k != 'visualization'})
 visualizer = dict(type='Visualizer')

@@ -1,4 +1,6 @@
-"""`TokenPyramid`: from the one resolution of a plain ViT to the four that UperNet reads."""
+"""`TokenPyramid`: from the one resolution of a plain ViT to the several that UperNet reads."""
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -16,7 +18,7 @@ class Halve(nn.Module):
 
 @MODELS.register_module()
 class TokenPyramid(BaseModule):
-    """Four maps at 4, 2, 1 and 1/2 times the resolution of the tokens.
+    """Four maps at several resolutions, by default 4, 2, 1 and 1/2 times that of the tokens.
 
     Each map is projected to ``out_channels`` first, so that nothing behind the projection sees the width of the
     backbone (the usual order, deconvolutions at width 6144, costs 453 M parameters).
@@ -24,6 +26,7 @@ class TokenPyramid(BaseModule):
     Args:
         in_channels: D, the width of the backbone.
         out_channels: C, the width of the pyramid; a multiple of ``num_groups``.
+        scales: of the four maps, finest first, relative to the tokens: 4, 2, 1, 0.5 or 0.25.
         num_groups: of the group norms. Group norm, because it does not depend on the batch size.
         init_cfg: mmengine's initialisation config.
 
@@ -32,7 +35,12 @@ class TokenPyramid(BaseModule):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int = 512, num_groups: int = 32, init_cfg: dict | None = None
+        self,
+        in_channels: int,
+        out_channels: int = 512,
+        scales: Sequence[float] = (4, 2, 1, 0.5),
+        num_groups: int = 32,
+        init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if out_channels % num_groups:
@@ -47,14 +55,16 @@ class TokenPyramid(BaseModule):
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False), norm()) for _ in range(4)
         )
-        self.scales = nn.ModuleList(
-            [
-                nn.Sequential(double(), norm(), nn.GELU(), double()),
-                double(),
-                nn.Identity(),
-                Halve(),
-            ]
-        )
+        made = {
+            4: lambda: nn.Sequential(double(), norm(), nn.GELU(), double()),
+            2: double,
+            1: nn.Identity,
+            0.5: Halve,
+            0.25: lambda: nn.Sequential(Halve(), Halve()),
+        }
+        if len(scales) != 4 or not set(scales) <= made.keys():
+            raise ValueError(f'scales={tuple(scales)}: give four of {", ".join(map(str, made))}')
+        self.scales = nn.ModuleList(made[scale]() for scale in scales)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Make the pyramid.
@@ -63,7 +73,7 @@ class TokenPyramid(BaseModule):
             inputs: four maps ``(B, D, h, w)`` for the four scales, or one that is used for all of them.
 
         Returns:
-            ``(B, C, 4h, 4w)``, ``(B, C, 2h, 2w)``, ``(B, C, h, w)``, ``(B, C, ceil(h/2), ceil(w/2))``.
+            ``(B, C, sh, sw)`` of each scale s, rounded up at each halving.
 
         Raises:
             ValueError: neither one nor four maps.
