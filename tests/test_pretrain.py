@@ -21,9 +21,12 @@ from vit22b_dense.demo.labelled import CROPS, LabelledSet
 from vit22b_dense.demo.made_set import seeded_street
 from vit22b_dense.demo.parts import Label
 from vit22b_dense.engine.config import load_config
+from vit22b_dense.engine.features.made import FeatureError, made_by
+from vit22b_dense.engine.predict import predictor_of
 from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.run import build_training
 from vit22b_dense.engine.schedule import ReciprocalSqrtLR, pretraining_schedule
+from vit22b_dense.errors import UserError
 from vit22b_dense.evaluation.label_metric import MultiLabelMetric, average_precision
 from vit22b_dense.models import AttentionPool, MultiLabelHead
 
@@ -125,6 +128,14 @@ def test_every_config_builds_on_the_largest_backbone(leaf):
     assert (train.split, cfg.val_dataloader.dataset.split) == ('train', 'val')
     assert train.metainfo['classes'] == classes
     assert 'visualization' not in cfg.default_hooks
+
+
+def test_tools_for_maps_refuse_image_labels():
+    cfg = load('pretrain/toy_street.py', {'model.backbone.frozen': True})
+    with pytest.raises(UserError, match='ImageClassifier predicts no map'):
+        predictor_of(cfg, 'iter_1.pth')
+    with pytest.raises(FeatureError, match='features are stored for dense decoders'):
+        made_by(cfg)
 
 
 def made_folders(root):

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from PIL import Image
 from test_guards import training
 from torch import nn
 from torch.nn import functional as F
 
 from vit22b_dense import ViT22B
+from vit22b_dense.demo.labelled import LabelledSet
 from vit22b_dense.engine.guards import DivergedError
 from vit22b_dense.engine.stability import StabilityHook, logit_and_entropy
 from vit22b_dense.models import PlainViT
@@ -142,3 +144,21 @@ def test_a_training_that_has_gone_one_hot_is_warned_of_and_stopped(tmp_path):
     assert all(look['attention/max_logit/0'] > 1e4 for look in looks)
     assert lines[1]['min_entropy'] == pytest.approx(looks[0]['attention/entropy/0'])
     assert 'max_logit: ' in log
+
+
+def test_the_experiment_trains_the_same_model_twice_and_draws(tmp_path, run_tool):
+    LabelledSet(tmp_path / 'data', 1, 1, (56, 84)).write()
+    run_tool('tools/stability.py', tmp_path / 'data', '--work-dir', tmp_path / 'out', '--iterations', 2)
+    found = json.loads((tmp_path / 'out/stability.json').read_text())
+    normed, plain = found['runs'].values()
+    assert list(found['runs']) == ['with QK-norm', 'without QK-norm']
+    for result in (normed, plain):
+        assert (len(result['loss']), len(result['max_logit']), len(result['entropy'])) == (2, 2, 2)
+        assert (len(result['entropy'][0]), result['stopped']) == (found['arch']['num_layers'], None)
+    assert normed['loss'][0] == pytest.approx(plain['loss'][0])  # the head starts at zero
+    assert plain['max_logit'][0] < normed['max_logit'][0] <= math.sqrt(192 / 3)
+    assert Image.open(tmp_path / 'out/stability.png').size[0] > 1000
+    first, second = (
+        torch.load(p, weights_only=False)['state_dict'] for p in sorted((tmp_path / 'out').glob('*/*.pth'))
+    )
+    assert set(first) - set(second) == {f'backbone.blocks.{i}.{n}_norm.weight' for i in range(6) for n in 'qk'}

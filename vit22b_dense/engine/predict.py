@@ -13,6 +13,7 @@ from mmengine.device import get_device
 from mmseg.registry import DATASETS
 from PIL import Image
 
+from ..errors import UserError
 from ..evaluation.depth_panels import depth_panel
 from ..evaluation.panels import segmentation_panel
 from .restore import load_model
@@ -153,7 +154,13 @@ class DepthPredictor(Predictor):
 
 
 def predictor_of(cfg: Config, checkpoint: str | Path) -> Predictor:
-    """The predictor for a config's task."""
+    """The predictor for a config's task.
+
+    Raises:
+        UserError: a model of image labels.
+    """
+    if 'decode_head' not in cfg.model:
+        raise UserError(f'{checkpoint}: {cfg.model.type} predicts no map of an image; tools/test.py gives its scores')
     return (Segmenter if 'num_classes' in cfg.model.decode_head else DepthPredictor)(cfg, checkpoint)
 
 

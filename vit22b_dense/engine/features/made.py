@@ -23,12 +23,14 @@ def made_by(cfg: Config) -> dict:
     """What makes the features that a config's decoder learns from, as plain values.
 
     Raises:
-        FeatureError: the config does not train a frozen backbone on a `FewShotSubset`.
+        FeatureError: the config does not train a dense decoder on a frozen backbone and a `FewShotSubset`.
         CheckpointError: no such weights.
     """
     backbone = cfg.model.get('backbone')
     if backbone is None:
         raise FeatureError(f'{cfg.filename}: features of augmented images are not stored; test with --regime frozen')
+    if 'decode_head' not in cfg.model:
+        raise FeatureError(f'{cfg.filename}: features are stored for dense decoders; train with --regime frozen')
     if not backbone.get('frozen'):
         raise FeatureError(f'{cfg.filename}: features are of a frozen backbone; set --regime cached or frozen')
     return dict(
