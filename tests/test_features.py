@@ -7,18 +7,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import REPO, make_ade, make_kitti
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import RUNNERS
-from mmseg.registry import DATASETS
+from mmseg.registry import DATASETS, MODELS
 from PIL import Image
 from safetensors import safe_open
 
 from vit22b_dense.datasets import SeededInfiniteSampler
 from vit22b_dense.engine.config import load_config
-from vit22b_dense.engine.features import FeatureError, FeatureMaker
+from vit22b_dense.engine.features import FeatureError, FeatureMaker, FeatureStore
 from vit22b_dense.engine.features.maker import make_features
 from vit22b_dense.engine.features.runner import with_features
 from vit22b_dense.engine.record import data_digest
-from vit22b_dense.engine.run import build_test, build_training
+from vit22b_dense.engine.run import augment_test, build_test, build_training
 
 CONFIGS = REPO / 'configs'
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, mlp_dims=64)
@@ -110,6 +111,31 @@ def test_trained_and_tested_from_features_equals_live(leaf, data, tmp_path):
         scores[regime], digests[regime] = runner.test(), data_digest(runner.test_dataloader.dataset)
     assert digests['cached'] == digests['frozen'] is not None
     assert scores['cached'] == pytest.approx(scores['frozen'], rel=1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize('window', [(9, 20), (200, 300)], ids=['smaller than a patch', 'larger than the image'])
+def test_windows_of_odd_sizes_are_predicted_as_live(window, data, tmp_path):
+    test_cfg = dict(_delete_=True, mode='slide', crop_size=window, stride=window, logits=True)
+    cfg = config('demo/linear.py', data, tmp_path, fraction='1/16', **{'model.test_cfg': test_cfg})
+    make_features(cfg, 1, 'fp32')
+    predicted, head = [], None
+    for run in (cfg, with_features(cfg)):
+        model = MODELS.build(run.model).eval()
+        model.backbone.draw_weights(FeatureStore.open(tmp_path).weights.seed)
+        head = head or model.decode_head.state_dict()
+        model.decode_head.load_state_dict(head)
+        (sample,) = model.test_step(pseudo_collate([DATASETS.build(run.test_dataloader.dataset)[1]]))
+        predicted.append(sample.seg_logits.data)
+    assert predicted[0].shape[1:] == (64, 80)
+    assert predicted[0].std() > 1e-3
+    torch.testing.assert_close(predicted[1], predicted[0], atol=1e-5, rtol=1e-4)
+
+
+def test_augmented_tests_are_refused(made, data):
+    cfg = config('demo/linear.py', data, made)
+    augment_test(cfg)
+    with pytest.raises(FeatureError, match='features of augmented images are not stored; test with --regime frozen'):
+        with_features(cfg)
 
 
 def test_draws_are_the_configs_own_and_the_first_is_plain(data, tmp_path, capsys):

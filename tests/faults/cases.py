@@ -1,5 +1,7 @@
 """The cases: which tool meets which damage or argument."""
 
+import errno
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +48,19 @@ def full_disk(size: int) -> None:
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def disk_full_from(number: int) -> None:
+    """From the n-th file on that is written whole, nothing fits on the disk."""
+    real, calls = os.fsync, []
+
+    def fsync(file: int) -> None:
+        calls.append(file)
+        if len(calls) >= number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    os.fsync = fsync
 
 
 TARGETS = {
@@ -185,6 +200,7 @@ def disk_cases() -> list[Case]:
     sizes = {
         'train': (3_000, 30_000), 'test': (500, 3_000), 'predict': (100, 2_000), 'convert': (100, 3_000),
         'prepare': (100, 30_000), 'report': (1_000, 30_000), 'subset': (20,),
+        'cache': (100, 4_000),
     }  # fmt: skip
     return [
         Case(f'{command}:disk full at {size}', command, before=partial(full_disk, size), names=['out/', '/tmp'])

@@ -15,7 +15,7 @@ from vit22b_dense.files import LEFT
 
 # What each is started again with: the rest of its work is then done.
 AGAIN = {'train': ['--resume'], 'resume': [], 'prepare': [], 'convert': ['--overwrite'], 'predict': [], 'test': [],
-         'fewshot': []}  # fmt: skip
+         'fewshot': [], 'cache': []}  # fmt: skip
 MORE = {'overwrite': ['--overwrite'], 'workers': ['--workers', '2']}  # variants of prepare
 
 
@@ -48,6 +48,7 @@ class KillAt:
 POINTS = [
     *(('train', KillAt('fsync', n)) for n in (1, 3)),
     *(('train', KillAt('replace', n, after)) for n, after in ((1, False), (1, True), (3, False), (3, True))),
+    *(('cache', KillAt('replace', n, after)) for n, after in ((1, True), (4, False), (4, True))),
     *(('predict', KillAt('replace', n)) for n in (1, 3)),
     ('predict', KillAt('fsync', 2)),
     *(('convert', KillAt('fsync', n)) for n in (1, 4)),
@@ -107,5 +108,5 @@ def leftovers(out: Path) -> list[str]:
 def moments(count: int, seed: int = 0) -> list[tuple[str, float]]:
     """Commands with a random share of their time."""
     rng = random.Random(seed)
-    names = ['train', 'prepare', 'overwrite', 'workers', 'convert', 'predict', 'fewshot']
+    names = ['train', 'prepare', 'overwrite', 'workers', 'convert', 'predict', 'fewshot', 'cache']
     return [(rng.choice(names), rng.random()) for _ in range(count)]

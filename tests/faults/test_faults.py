@@ -3,12 +3,14 @@
 `make test-faults` runs all cases; `make test` those of `WORST`.
 """
 
+import re
 import time
+from functools import partial
 
 import kills
 import pytest
 import world
-from cases import every_case
+from cases import disk_full_from, every_case
 from judging import judge
 from running import run
 
@@ -32,6 +34,7 @@ WORST = {
     f'prepare:source/training/lidar/{SEGMENT}.parquet:text',
     f'prepare:source/training/camera_image/{SEGMENT}.parquet:cut',
 }  # fmt: skip
+KILLED = {f'convert {point}' for name, point in kills.POINTS if name == 'convert'} | {'cache at replace 4'}
 CASES = every_case()
 
 
@@ -77,7 +80,9 @@ def test_a_fault_is_named_or_does_no_harm(name, made, undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ('name', 'point'),
     [
-        pytest.param(name, point, id=f'{name} {point}', marks=() if name == 'convert' else pytest.mark.faults)
+        pytest.param(
+            name, point, id=f'{name} {point}', marks=() if f'{name} {point}' in KILLED else pytest.mark.faults
+        )
         for name, point in kills.POINTS
     ],
 )
@@ -86,6 +91,20 @@ def test_killed_at_a_point_and_started_again(name, point, made, undisturbed, tmp
     assert outcome.status == 0, outcome.said[-3000:]
     assert world.result(out) == undisturbed('prepare' if name in kills.MORE else name)[0]
     assert not kills.leftovers(out)
+
+
+def test_features_on_a_full_disk_are_finished_once_there_is_room(made, undisturbed, tmp_path):
+    place = world.copied(made, tmp_path)
+    full = run(world.COMMANDS['cache'], place, partial(disk_full_from, 4))
+    assert full.status == 1
+    last = full.said.strip().splitlines()[-1]
+    assert re.fullmatch(r'error: out/features/train0/\w+\.safetensors: cannot be written .*No space left.*again', last)
+    assert 'Traceback' not in full.said
+    kept, expected = world.result(place / 'out'), undisturbed('cache')[0]
+    assert sum(name.startswith('features/') for name in kept) == 3, 'the index, two shards, and nothing in part'
+    assert kept.items() <= expected.items()
+    assert run(world.COMMANDS['cache'], place).status == 0
+    assert world.result(place / 'out') == expected
 
 
 @pytest.mark.faults

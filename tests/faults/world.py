@@ -10,7 +10,7 @@ import torch
 import waymo_made
 from conftest import REPO, make_ade
 from running import run
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vit22b_dense import ViT22B
 from vit22b_dense.fewshot.subset import digest
@@ -53,6 +53,10 @@ COMMANDS = {
         'train.py', 'seg.py', *AXES[:2], *ADE, '--weights', 'w.safetensors', '--work-dir', 'out/run', '--no-validate',
     ],
     'resume': ['train.py', 'seg.py', *AXES, *ADE, '--work-dir', 'out/half', '--no-validate', '--resume'],
+    'cache': [
+        'cache_features.py', 'seg.py', *AXES[:2], *ADE, '--draws', '2', '--dtype', 'fp32',
+        '--features', 'out/features',
+    ],
     'train_depth': ['train.py', 'depth.py', *AXES, *PREPARED, '--work-dir', 'out/run', '--no-validate'],
     'test': [
         'test.py', 'seg.py', 'run/iter_4.pth', *AXES, *ADE, '--work-dir', 'out/test', '--out', 'out/labels',
@@ -115,10 +119,13 @@ def _must(command: list[str], world: Path) -> None:
 
 
 class Weights:
-    """A checkpoint's weights, equal to others but for the last bits, which depend on where memory lies."""
+    """A checkpoint's weights or a shard of features, equal to others but for the last bits.
+
+    These depend on where memory lies, and on how many images went through the backbone together.
+    """
 
     def __init__(self, path: Path) -> None:
-        state = torch.load(path, weights_only=False)['state_dict']
+        state = torch.load(path, weights_only=False)['state_dict'] if path.suffix == '.pth' else load_file(path)
         self.state = {name: tensor.numpy() for name, tensor in state.items()}
 
     def __eq__(self, other: object) -> bool:
@@ -142,7 +149,7 @@ def _counts(path: Path) -> bool:
 
 def _digest(path: Path) -> str | Weights:
     content = path.read_bytes()
-    if path.suffix == '.pth':
+    if path.suffix == '.pth' or (path.suffix == '.safetensors' and 'features' in path.parts):
         return Weights(path)
     if path.name == 'scores.json':
         content = json.dumps(json.loads(content)['scores']).encode()
