@@ -15,14 +15,13 @@ from vit22b_dense.planning.rehearsal import grid_of, rehearse
 from vit22b_dense.planning.setups import sharded, whole
 
 CP, BF16 = {'model.backbone.with_cp': True}, {'model.backbone.dtype': 'bfloat16'}
-LARGE = dict(arch=dict(embed_dims=512, num_layers=8, num_heads=8, mlp_dims=2048))
 FEW = [{}, CP, dict(regime='frozen', batch=2, **BF16)]
 MANY = [
-    LARGE, LARGE | CP, LARGE | dict(amp=True), LARGE | dict(tokens=2304), LARGE | dict(batch=4, tokens=256),
-    LARGE | dict(kind='PlainViT'), LARGE | dict(regime='frozen'), LARGE | dict(regime='frozen', **BF16),
-    LARGE | dict(regime='frozen', kind='PlainViT', tokens=2304, batch=4),
-    *(LARGE | dict(leaf=leaf, tokens=256, regime=regime)
-      for leaf in ('ade20k/upernet.py', 'kitti/dpt.py') for regime in ('finetune', 'frozen')),
+    {}, CP, dict(amp=True), dict(regime='frozen'), dict(regime='frozen', **BF16), dict(kind='PlainViT'),
+    dict(batch=4, tokens=256), dict(tokens=2304), dict(tokens=2304, batch=2, **CP),
+    *(dict(leaf='ade20k/upernet.py', tokens=256, regime=regime) for regime in ('finetune', 'frozen')),
+    dict(leaf='kitti/dpt.py', tokens=256),
+    *(dict(kind=kind, regime='frozen', tokens=2304, batch=4) for kind in ('PlainViT', 'ViT22B')),
 ]  # fmt: skip
 
 

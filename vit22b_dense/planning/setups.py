@@ -62,7 +62,7 @@ def whole(parts: Rehearsal, frozen: bool, weight_bytes: int = FLOAT, checkpointe
     if frozen:
         activations = _frozen(parts, parts.run, decoder)
     else:
-        activations = _trained(parts, parts.run, gradients, parts.block * FLOAT, decoder, checkpointed)
+        activations = _trained(parts, parts.run, gradients, decoder, checkpointed)
     return Setup('one device', 1, held, gradients, MOMENTS * gradients, activations)
 
 
@@ -95,7 +95,7 @@ def sharded(
     if frozen:
         activations = _frozen(parts, block, decoder)
     else:
-        activations = _trained(parts, block, shard, parts.block * FLOAT // devices, decoder, checkpointed)
+        activations = _trained(parts, block, shard, decoder, checkpointed, devices)
         activations += parts.block * FLOAT // tp
     gathered = (1 if frozen else 2) * blocks * LOW
     reduced = 0 if frozen else blocks * FLOAT
@@ -128,17 +128,15 @@ def _frozen(parts: Rehearsal, block: Pass, decoder: int) -> int:
     return IMAGES * parts.images + max(moments)
 
 
-def _trained(
-    parts: Rehearsal, block: Pass, gradients: int, block_gradients: int, decoder: int, checkpointed: bool
-) -> int:
-    """Beside all gradients: the highest moment of a step."""
+def _trained(parts: Rehearsal, block: Pass, gradients: int, decoder: int, checkpointed: bool, devices: int = 1) -> int:
+    """Beside all gradients: the highest moment of a step. The state is divided among devices."""
     stored = parts.token_map if checkpointed else block.stored
     others = parts.token_map + (parts.blocks - 1) * stored
     moments = (
         others + stored + parts.levels * parts.maps.stored + parts.decode.peak,
         others + parts.token_map + block.peak + decoder,
-        2 * parts.token_map + block.peak + (parts.blocks - 1) * block_gradients + decoder,
-        gradients + max(block_gradients, parts.largest * FLOAT),
+        2 * parts.token_map + block.peak + (parts.blocks - 1) * parts.block * FLOAT // devices + decoder,
+        gradients + max(parts.block, parts.largest) * FLOAT // devices,
     )
     return IMAGES * parts.images + max(max(moments) - gradients, 0)
 

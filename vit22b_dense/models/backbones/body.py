@@ -78,7 +78,8 @@ class PlainBody(PlainBackbone):
         self.to(DTYPES[dtype])
         path, _, allow_partial = (None, None, True) if init_cfg is None else parse_pretrained(init_cfg)
         self.seed = draw_seed() if allow_partial else None
-        self.streamed, self.stream, self._device = streamed, None, device
+        self.streamed, self.stream = streamed, None
+        self._device = torch.device('cpu') if device.type == 'meta' else device  # of what is streamed
         on_meta = device.type == 'meta' or streamed  # until a file is opened
         if not on_meta and allow_partial:
             self.draw_weights(self.seed, device)
