@@ -19,6 +19,7 @@ import torch.distributed as dist
 from conftest import make_ade, write_image
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -27,7 +28,7 @@ from vit22b_dense.checkpoint.fitting import is_sharded
 from vit22b_dense.engine.config import load_config
 from vit22b_dense.engine.features.maker import make_features
 from vit22b_dense.engine.record import score_and_record
-from vit22b_dense.engine.run import build_training, leave
+from vit22b_dense.engine.run import augment_test, build_training, leave
 from vit22b_dense.engine.sharding.checkpoint import write_distributed
 from vit22b_dense.engine.sharding.loading import shard_backbone
 from vit22b_dense.engine.sharding.mesh import make_mesh, start_processes
@@ -51,7 +52,7 @@ CASES = {
         'regime': 'scratch', 'model.backbone.with_cp': True,
         'optim_wrapper.accumulative_counts': 2, 'optim_wrapper.clip_grad.max_norm': 0.05,
     },
-    'frozen': {'regime': 'frozen', 'model.test_cfg': SLIDE},
+    'frozen': {'regime': 'frozen', 'weights': 'weights.safetensors', 'model.test_cfg': SLIDE},
     'cached': {'regime': 'cached'},
 }  # fmt: skip
 # several processes share the products of a block; compared with one process of the same settings
@@ -66,8 +67,8 @@ RANDOM = {'regime': 'scratch', 'model.backbone.drop_path_rate': 0.4, 'model.deco
 def config(data, work_dir, regime='scratch', strategy=None, features=None, weights=None, backbone=None, **overrides):
     """A run of 8 iterations with 4 images each, without dropout: what several processes can do as one does."""
     cfg = load_config(REPO / 'configs/demo/linear.py', dict(
-        backbone='vit22b_tiny', regime=regime, data_root=str(data), weights=weights and str(weights), seed='1',
-        features=str(features) if regime == 'cached' else None, fraction=None,
+        backbone='vit22b_tiny', regime=regime, data_root=str(data), weights=weights and str(Path(data, weights)),
+        features=str(features) if regime == 'cached' else None, fraction=None, seed='1',
     ))  # fmt: skip
     strategy = strategy and dict(strategy, type='FSDP2Strategy', timeout=60)
     cfg.merge_from_dict({
@@ -92,8 +93,13 @@ def config(data, work_dir, regime='scratch', strategy=None, features=None, weigh
 
 
 def make_data(root):
-    """Three pictures to test on, of different sizes, so that two processes have different numbers of windows."""
+    """Three pictures to test on, of different sizes, so that two processes have different numbers of windows.
+
+    And weights of a backbone.
+    """
     make_ade(root)
+    torch.manual_seed(5)
+    save_file(ViT22B(ARCH, img_size=56).state_dict(), root / 'weights.safetensors')
     label = np.kron(np.random.default_rng(3).choice([2, 3, 5, 7], (15, 20)), np.ones((8, 8))).astype(np.uint8)
     write_image(root / 'images/validation/02.jpg', np.stack([label * 9, 255 - label * 9, label * 5], -1))
     write_image(root / 'annotations/validation/02.png', label)
@@ -235,9 +241,12 @@ def counts(mode):
     return {str(kind).split('.')[-1]: count for kind, count in mode.get_comm_counts().items()}
 
 
-def tested(checkpoint, **options):
+def scored(checkpoint, tta=False, **options):
     """Test as tools/test.py does."""
-    score_and_record(config(**options), str(checkpoint), {})
+    cfg = config(**options)
+    if tta:
+        augment_test(cfg)
+    score_and_record(cfg, str(checkpoint), dict(tta=tta))
 
 
 def made(features, **options):

@@ -46,6 +46,10 @@ def wrapped(error):
         (NotADirectoryError(errno.ENOTDIR, 'No', '/x/y'), '/x/y: a part of this path is a file, not a folder'),
         (wrapped(OSError(errno.EIO, 'Input/output error', '/x/a.jpg')), "[Errno 5] Input/output error: '/x/a.jpg'"),
         (MemoryError(), 'the memory of the machine does not suffice (out of memory)'),
+        (
+            RuntimeError('Connection closed by peer [::1]:5'),
+            'another process of this run has ended, or does not answer',
+        ),
         (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '), 'DataLoader worker (pid 7) is'),
     ],
 )

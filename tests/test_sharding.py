@@ -7,11 +7,11 @@ import shutil
 import pytest
 import sharded
 import torch
+from conftest import REPO
 from sharded import CASES, CLIPPED, PARALLEL, RANDOM, broken_off, config, differences, make_data
 
 from vit22b_dense.checkpoint import CheckpointError, open_weights, read_checkpoint
 from vit22b_dense.engine.features.maker import make_features
-from vit22b_dense.engine.record import score_and_record
 from vit22b_dense.engine.work_dir import find_checkpoint
 
 
@@ -47,7 +47,7 @@ def two(data, features, tmp_path_factory):
         for name, case in [*CASES.items(), ('random', RANDOM)]
     ] + [
         ('trained', dict(out=folder / f'{name}.pth', data=data, work_dir=folder / name, strategy=mesh, **CLIPPED))
-        for name, mesh in PARALLEL.items()
+        for name, mesh in [*PARALLEL.items(), ('mixed', dict(data=2, dtype='bfloat16'))]
     ]  # fmt: skip
     tasks.append(('blocks', dict(out=folder / 'blocks.json', tokens=7)))
     sharded.run(2, tasks, folder)
@@ -65,9 +65,11 @@ def again(data, two, tmp_path_factory):
         for name, case in (('random', RANDOM), ('accumulated', CASES['accumulated']), ('frozen', CASES['frozen']))
     ]  # fmt: skip
     tasks += [
-        ('tested', dict(mesh, **CASES[name], work_dir=folder / f'{name}_test', checkpoint=two / name / 'iter_8.dcp'))
+        ('scored', dict(mesh, **CASES[name], work_dir=folder / f'{name}_test', checkpoint=two / name / 'iter_8.dcp'))
         for name in ('frozen', 'accumulated')
     ]
+    tasks.append(('scored', dict(mesh, **CASES['finetune'], tta=True, work_dir=folder / 'finetune_test',
+                                 checkpoint=two / 'finetune/iter_8.dcp')))  # fmt: skip
     tasks += [
         ('made', dict(mesh, regime='cached', work_dir=folder, features=folder / 'features')),
         ('tool', dict(name='predict.py', arguments=[
@@ -77,6 +79,39 @@ def again(data, two, tmp_path_factory):
     ]  # fmt: skip
     tasks += [('refused', dict(out=folder / name, task=task, options=options))
               for name, (task, options, _) in refusals(data, two, folder).items()]  # fmt: skip
+    tasks.append(
+        (
+            'tool',
+            dict(
+                name='train.py',
+                arguments=[
+                    REPO / 'configs/demo/linear.py',
+                    '--backbone',
+                    'vit22b_tiny',
+                    '--regime',
+                    'scratch',
+                    '--data-root',
+                    data,
+                    '--work-dir',
+                    folder / 'tool',
+                    '--strategy',
+                    'fsdp2',
+                    '--amp',
+                    '--cfg-options',
+                    'train_cfg.max_iters=2',
+                    'train_cfg.val_interval=2',
+                    'train_dataloader.num_workers=1',
+                    'val_dataloader.num_workers=0',
+                    'val_dataloader.persistent_workers=False',
+                    'train_dataloader.batch_size=1',
+                    'model.backbone.arch.num_layers=1',
+                    'model.backbone.arch.num_heads=2',
+                    'model.backbone.arch.embed_dims=192',
+                    'model.backbone.arch.mlp_dims=192',
+                ],
+            ),
+        )
+    )  # the last, since a tool ends its process
     sharded.run(2, tasks, folder)
     return folder
 
@@ -94,7 +129,7 @@ def refusals(data, two, folder):
     torch.save(state, folder / 'nan.pth')
     mesh = dict(data=data, work_dir=folder / 'refused', strategy=dict(data=2))
     return {
-        'foreign': ('tested', dict(mesh, checkpoint=folder / 'foreign.pth'),
+        'foreign': ('scored', dict(mesh, checkpoint=folder / 'foreign.pth'),
                     [r'foreign.pth does not fit .*only in the model \(.*only in the file \(1\): more'] * 2),
         'nan': ('trained', dict(mesh, out=None, regime='frozen', weights=folder / 'nan.pth'),
                 ['OtherRankError: process 1: CheckpointError: .*nan.pth: NaN',
@@ -142,6 +177,14 @@ def test_a_shared_block_communicates_once_each_way(name, two):
     assert min(wrong['gradients'].values()) > 1e-3
 
 
+def test_blocks_in_bfloat16_have_nearly_the_same_gradients(alone, two):
+    mixed = torch.load(two / 'mixed.pth')
+    assert {value.dtype for value in mixed['params'].values()} == {torch.float32}
+    first, mixed_first = (dict(seen, gradients=seen['gradients'][:1]) for seen in (alone['clipped'], mixed))
+    _, gradients = differences(first, mixed_first)
+    assert 1e-4 < gradients < 0.1
+
+
 @pytest.mark.parametrize('name', ['random', 'accumulated', 'frozen'])
 def test_broken_off_and_resumed_equals_unbroken(name, two, again):
     unbroken, resumed = (torch.load(folder / f'{name}.pth')['params'] for folder in (two, again))
@@ -161,10 +204,11 @@ def test_a_checkpoint_of_two_processes_is_resumed_by_one(two, data, alone, tmp_p
         torch.testing.assert_close(resumed[name], value, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize('name', ['frozen', 'accumulated'])
+@pytest.mark.parametrize('name', ['frozen', 'accumulated', 'finetune'])
 def test_two_processes_score_as_one(name, two, again, data, tmp_path):
-    """One process reads the folder of two. The pictures have different numbers of windows."""
-    score_and_record(config(data, tmp_path, **CASES[name]), str(two / name / 'iter_8.dcp'), {})
+    """One process reads the folder of two. The pictures have different numbers of windows; one test is augmented."""
+    options = dict(CASES[name], tta=name == 'finetune')
+    sharded.scored(two / name / 'iter_8.dcp', data=data, work_dir=tmp_path, **options)
     one, both = (json.loads((folder / 'scores.json').read_text()) for folder in (tmp_path, again / f'{name}_test'))
     assert one['scores'] == both['scores']
     assert [example['score'] for example in one['examples']] == [example['score'] for example in both['examples']]
@@ -173,7 +217,7 @@ def test_two_processes_score_as_one(name, two, again, data, tmp_path):
 
 def test_a_frozen_run_stores_what_it_trained(two):
     assert set(open_weights(two / 'frozen/iter_8.dcp')) == {'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}
-    assert read_checkpoint(two / 'frozen/iter_8.dcp')['meta']['backbone']['kind'] == 'random'
+    assert read_checkpoint(two / 'frozen/iter_8.dcp')['meta']['backbone']['kind'] == 'file'
 
 
 @pytest.mark.parametrize('name', ['accumulated', 'frozen'])
@@ -227,6 +271,15 @@ def test_both_processes_refuse(name, again, data, two, tmp_path):
         said = ' '.join((again / f'{name}_{rank}').read_text().split())
         assert re.search(message, said), said
     assert not [path for path in again.iterdir() if 'full.dcp' in path.name]
+
+
+def test_the_tool_trains_validates_and_stores(again):
+    assert find_checkpoint(again / 'tool').name == 'iter_2.dcp'
+    dumped = (again / 'tool/linear.py').read_text()
+    assert "type='FSDP2Strategy'" in dumped
+    assert "dtype='bfloat16'" in dumped
+    (log,) = (again / 'tool').glob('*/*.log')
+    assert 'mIoU' in log.read_text()
 
 
 def test_one_process_does_not_resume_what_two_have_written(two, data, tmp_path):

@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
         ('trained', dict(out=folder / f'{name}.pth', data=data, work_dir=folder / name, strategy=mesh, **CLIPPED))
         for name, mesh in MESHES.items()
     ]
-    tasks.append(('tested', dict(data=data, work_dir=folder / 'tested', strategy=MESHES['mesh'],
+    tasks.append(('scored', dict(data=data, work_dir=folder / 'tested', strategy=MESHES['mesh'],
                                  checkpoint=folder / 'mesh/iter_8.dcp', **CLIPPED)))  # fmt: skip
     sharded.run(4, tasks, folder)
     return folder

@@ -28,6 +28,13 @@ ADVICE = {
     errno.ENAMETOOLONG: 'the name is too long: choose a shorter one',
     errno.EIO: 'the disk reports an error: check it, and copy the file again',
 }
+# How PyTorch reports that a process which this one waits for is gone.
+PEER_LOST = (
+    'Connection closed by peer',
+    'Connection reset by peer',
+    'Timed out waiting',
+    'NCCL communicator was aborted',
+)
 
 
 class UserError(ValueError):
@@ -105,6 +112,11 @@ def explanation(error: Exception) -> str | None:
         return (
             f'the memory of {place} does not suffice ({text.splitlines()[0] if text else "out of memory"}). Take a '
             'smaller batch (--cfg-options train_dataloader.batch_size=N) or backbone'
+        )
+    if isinstance(error, RuntimeError) and any(sign in text for sign in PEER_LOST):
+        return (
+            f'another process of this run has ended, or does not answer ({text.splitlines()[0]}). Look for what it '
+            'said before, and continue a training with --resume'
         )
     if isinstance(error, RuntimeError) and 'DataLoader worker' in text:
         return (

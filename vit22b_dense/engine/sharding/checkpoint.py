@@ -34,11 +34,16 @@ def write_distributed(path: str | Path, tensors: dict[str, Tensor], beside: dict
             with together():
                 dcp.save(tensors, checkpoint_id=folder)
                 if is_main_process():
-                    torch.save(beside, folder / BESIDE)
+                    _save(beside, folder / BESIDE)
         except CheckpointException as error:
             first = next(iter(error.failures.values()))[0]
             raise CheckpointError(f'{path}: cannot be written ({first}); nothing is left of the attempt') from error
-        except RuntimeError as error:  # how torch.save reports a full disk
-            raise CheckpointError(f'{path}: cannot be written ({error}); nothing is left of the attempt') from error
         with together():
             stack.close()
+
+
+def _save(content: dict, path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # how it reports a full disk
+        raise CheckpointError(f'{path}: cannot be written ({error}); nothing is left of the attempt') from error

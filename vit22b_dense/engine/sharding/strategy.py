@@ -181,7 +181,7 @@ class FSDP2Strategy(SingleDeviceStrategy):
         Raises:
             CheckpointError: it cannot be read, or does not fit.
         """
-        checkpoint = load(self.model, filename, callback)
+        checkpoint = load(unwrapped(self.model), filename, callback)
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
