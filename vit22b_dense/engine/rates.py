@@ -70,8 +70,7 @@ def settle_rate(cfg: Config, data: Config) -> None:
         ConfigError: see `search`.
     """
     if not use_found_rate(cfg, cfg.work_dir):
-        base = cfg.optim_wrapper.optimizer.lr
-        found = search(cfg, [base * factor for factor in FACTORS], data)
+        found = search(cfg, data)
         write_atomically(Path(cfg.work_dir, RECORD), json.dumps(found, indent=2) + '\n')
         use_found_rate(cfg, cfg.work_dir)
     found = read_rate(cfg.work_dir)
@@ -103,7 +102,7 @@ def read_rate(work_dir: str | Path) -> dict | None:
         raise ConfigError(f'{path}: damaged ({error!r}); remove it, and the rate is searched again') from error
 
 
-def search(cfg: Config, rates: Sequence[float], data: Config) -> dict:
+def search(cfg: Config, data: Config) -> dict:
     """Train a decoder at several rates side by side, and choose one by its score on training images held out.
 
     The backbone runs once for all of them. Each decoder starts from the same weights and sees the same images in the
@@ -111,8 +110,7 @@ def search(cfg: Config, rates: Sequence[float], data: Config) -> dict:
     images stay together); of small subsets another fifth after that, so that the choice does not rest on a few images.
 
     Args:
-        cfg: of a frozen run, over iterations.
-        rates: to choose from, in ascending order.
+        cfg: of a frozen run, over iterations; its learning rate is the middle of those that are tried.
         data: the config as its runner takes it, which of cached features reads those.
 
     Returns:
@@ -122,6 +120,8 @@ def search(cfg: Config, rates: Sequence[float], data: Config) -> dict:
         ConfigError: not a frozen run over iterations, several processes, or a subset that cannot be parted.
     """
     _check(cfg)
+    own = cfg.optim_wrapper.optimizer.lr
+    rates = [own * factor for factor in FACTORS]
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     device, seed = get_device(), cfg.get('randomness', {}).get('seed') or 0
     training = DATASETS.build(data.train_dataloader.dataset)
@@ -158,18 +158,17 @@ def search(cfg: Config, rates: Sequence[float], data: Config) -> dict:
     if name is None:
         raise ConfigError(f'{cfg.filename}: --lr auto: its evaluator gives neither of {", ".join(BETTER)}')
     scores = [float(one[name]) for one in found]
-    return dict(lr=choose(rates, scores, BETTER[name]), score=name, rates=list(rates), scores=scores)
+    return dict(lr=choose(rates, scores, own, BETTER[name]), score=name, rates=rates, scores=scores)
 
 
-def choose(rates: Sequence[float], scores: Sequence[float], better: Callable = max) -> float:
-    """The middle of the rates whose scores are as good as the best, up to `NEAR` of it; of two middle ones the lower.
+def choose(rates: Sequence[float], scores: Sequence[float], own: float, better: Callable = max) -> float:
+    """Of the rates whose scores are as good as the best, up to `NEAR` of it, the one nearest to the decoder's own.
 
-    The best score on a few images is often one of several that differ by chance, and in the middle of them a rate is
-    least likely to be too high or too low.
+    The best score on a few images is often one of several that differ by chance.
     """
     best = better(score for score in scores if score == score)
     near = [rate for rate, score in zip(rates, scores, strict=True) if abs(score - best) <= NEAR * abs(best)]
-    return near[(len(near) - 1) // 2]
+    return min(near, key=lambda rate: abs(math.log(rate / own)))
 
 
 def held_out(units: Sequence[str], folds: int, enough: int) -> list[list[int]]:
