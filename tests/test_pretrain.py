@@ -225,11 +225,13 @@ def test_a_toy_street_of_labels_says_what_its_crops_show(tmp_path, monkeypatch):
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 8
 
     labels = np.full((56, 84), Label.ROAD)
-    labels[0], labels[9, ::5], labels[9, 1::5] = Label.SKY, Label.CAR, Label.OTHER  # 1.8 % and 0.4 % of each crop
+    labels[0], labels[9, ::5], labels[9, 1::5] = Label.SKY, Label.CAR, Label.OTHER  # 1.8 % and 0.4 % of a crop of 56
     picture = SimpleNamespace(image=np.zeros((56, 84, 3), np.uint8), label=labels)
     monkeypatch.setattr(labelled, 'render', lambda *_: picture)
-    LabelledSet(tmp_path / 'c', **sizes).write()
+    LabelledSet(tmp_path / 'c', **dict(sizes, crop=56)).write()
     assert {path.read_text() for path in (tmp_path / 'c/labels').rglob('*.txt')} == {'road\nsky\n'}
+    with pytest.raises(UserError, match='crop=57 must be at least 1 and at most 56'):
+        LabelledSet(tmp_path / 'd', **dict(sizes, crop=57))
 
 
 def test_a_run_from_images_to_the_weights_of_a_dense_model(tmp_path):
