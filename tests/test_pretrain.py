@@ -17,7 +17,7 @@ from torch import nn
 from vit22b_dense import ViT22B
 from vit22b_dense.datasets import DataError, LabelledImages
 from vit22b_dense.demo import labelled
-from vit22b_dense.demo.labelled import CROPS, LabelledSet
+from vit22b_dense.demo.labelled import LabelledSet
 from vit22b_dense.demo.made_set import seeded_street
 from vit22b_dense.demo.parts import Label
 from vit22b_dense.engine.config import load_config
@@ -208,7 +208,7 @@ def test_scores_of_labels():
 
 
 def test_a_toy_street_of_labels_says_what_its_crops_show(tmp_path, monkeypatch):
-    seen, sizes = [], dict(num_train=1, num_val=1, size=(56, 84))
+    seen, sizes = [], dict(num_train=1, num_val=1, size=(56, 84), crop=28)
 
     def watched(*entropy):
         seen.append(entropy)
@@ -219,17 +219,19 @@ def test_a_toy_street_of_labels_says_what_its_crops_show(tmp_path, monkeypatch):
     LabelledSet(tmp_path / 'b', **sizes).write()
     assert set(seen) == {(0, 2, 1), (0, 3, 1)}  # AdeSet's are (0, 0, 1) and (0, 1, 1)
     files = sorted(path.relative_to(tmp_path / 'a') for path in (tmp_path / 'a').rglob('*.*'))
-    assert len(files) == 1 + 2 * 2 * CROPS
+    assert len(files) == 1 + 2 * 2 * 8
     assert all((tmp_path / 'a' / file).read_bytes() == (tmp_path / 'b' / file).read_bytes() for file in files)
     cfg = load('pretrain/toy_street.py', data_root=str(tmp_path / 'a'))
-    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == CROPS
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 8
 
     labels = np.full((56, 84), Label.ROAD)
-    labels[0], labels[9, ::5], labels[9, 1::5] = Label.SKY, Label.CAR, Label.OTHER  # 1.8 % and 0.4 % of each crop
+    labels[0], labels[9, ::5], labels[9, 1::5] = Label.SKY, Label.CAR, Label.OTHER  # 1.8 % and 0.4 % of a crop of 56
     picture = SimpleNamespace(image=np.zeros((56, 84, 3), np.uint8), label=labels)
     monkeypatch.setattr(labelled, 'render', lambda *_: picture)
-    LabelledSet(tmp_path / 'c', **sizes).write()
+    LabelledSet(tmp_path / 'c', **dict(sizes, crop=56)).write()
     assert {path.read_text() for path in (tmp_path / 'c/labels').rglob('*.txt')} == {'road\nsky\n'}
+    with pytest.raises(UserError, match='crop=57 must be at least 1 and at most 56'):
+        LabelledSet(tmp_path / 'd', **dict(sizes, crop=57))
 
 
 def test_a_run_from_images_to_the_weights_of_a_dense_model(tmp_path):

@@ -11,6 +11,7 @@ import vit22b_dense_interrupt  # noqa: F401  (before all that takes seconds to i
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 from vit22b_dense.demo.ade import AdeSet
@@ -37,8 +38,9 @@ def parse_args() -> argparse.Namespace:
         '--format',
         choices=['ade', 'waymo', 'labels'],
         default='ade',
-        help="layout: ADE20K's, Waymo's v2 parquet files, or eight crops of a frame with labels, to pretrain on",
+        help="layout: ADE20K's, Waymo's v2 parquet files, or crops with the names of what they show, to pretrain on",
     )
+    parser.add_argument('--crop', metavar='N', type=int, default=112, help='side of the crops with labels, in pixels')
     parser.add_argument('--train', metavar='N', type=int, default=320, help='training frames (waymo: segments)')
     parser.add_argument('--val', metavar='N', type=int, default=64, help='validation frames (waymo: segments)')
     parser.add_argument('--size', metavar='HxW', type=parse_size, default='224x320', help='in pixels')
@@ -57,7 +59,7 @@ def main() -> None:
 
         kind, unit = WaymoSet, 'segments'
     elif args.format == 'labels':
-        kind = LabelledSet
+        kind = partial(LabelledSet, crop=args.crop)
     try:
         made = kind(args.out, args.train, args.val, args.size, args.seed).write(args.workers, Progress(unit))
     except OSError as error:
