@@ -6,7 +6,8 @@ biases and the residual as passes of their own) is paid for once, in the weights
 - the norm's weight lies in the input products, and the norms of queries and keys run on one contiguous tensor, whose
   weights are one scale of the queries, since only the products of queries and keys count;
 - attention and MLP have an output product each, both added to the residual in place;
-- the biases lie inside a product or in the one copy of the residual.
+- the biases lie inside a product or in the one copy of the residual;
+- norms and GELU write over the products' outputs, as nothing is kept for a backward pass.
 
 The derived weights take as much memory as the block. They are in no state dict.
 """
@@ -37,21 +38,24 @@ def forward(
     batch, tokens, width = x.shape
     head_dims = len(query_scale)
     flat = x.reshape(-1, width)
-    y = _normalised(flat)
-    query, key = _normalised(F.linear(y, query_key).view(batch, tokens, 2, -1, head_dims)).unbind(2)
-    query, key, values = (
-        t.transpose(1, 2) for t in (query * query_scale, key, F.linear(y, value).view(batch, tokens, -1, head_dims))
+    y = flat * _inverse_length(flat)
+    queries_keys, values = (
+        F.linear(y, weight).view(batch, tokens, -1, head_dims).transpose(1, 2) for weight in (query_key, value)
     )
-    attention = F.scaled_dot_product_attention(query, key, values).transpose(1, 2).reshape(-1, width)
+    if x.device.type == 'cpu':  # whose attention takes a fifth less where the tokens of a head lie together
+        queries_keys, values = queries_keys.contiguous(), values.contiguous()
+    queries, keys = queries_keys.mul_(_inverse_length(queries_keys)).chunk(2, dim=1)
+    attention = F.scaled_dot_product_attention(queries.mul_(query_scale), keys, values)
+    attention = attention.transpose(1, 2).reshape(-1, width)
     out = flat + out_bias
     out = out.addmm_(attention, attention_out.t())
-    return out.addmm_(F.gelu(F.linear(y, up, up_bias)), mlp_out.t()).view_as(x)
+    return out.addmm_(torch.ops.aten.gelu_(F.linear(y, up, up_bias)), mlp_out.t()).view_as(x)
 
 
-def _normalised(x: Tensor) -> Tensor:
-    """RMS norm without weight: one pass that reads and one that writes, which PyTorch's makes four of on the CPU."""
+def _inverse_length(x: Tensor) -> Tensor:
+    """What an RMS norm multiplies with: one pass that reads, where PyTorch's norm makes several on the CPU."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return x * torch.rsqrt(length.square() / x.shape[-1] + NORM_EPS).to(x.dtype)
+    return torch.rsqrt(length.square() / x.shape[-1] + NORM_EPS).to(x.dtype)
 
 
 @functools.cache
