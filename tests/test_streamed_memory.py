@@ -1,6 +1,7 @@
 """Streaming under a limit on memory that loading all does not pass, with the same output; the 22 billion streamed."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -23,11 +24,18 @@ def test_a_limit_that_the_weights_do_not_fit_into(tmp_path, run_tool):
     check(json.loads(done.stdout.splitlines()[-1]), 4)
 
 
+@pytest.fixture
+def room(tmp_path):
+    """A folder for gigabytes, which pytest would keep for a while."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 @linux
 @pytest.mark.slow
-def test_two_billion_parameters_under_a_limit_of_a_gigabyte(tmp_path, run_tool, capsys):
+def test_two_billion_parameters_under_a_limit_of_a_gigabyte(room, run_tool, capsys):
     sizes = dict(embed_dims=2048, num_layers=45, num_heads=16, mlp_dims=8192)
-    done = run_tool('tests/streamed_probe.py', json.dumps(sizes), 10**9, 'all', tmp_path, fresh=True)
+    done = run_tool('tests/streamed_probe.py', json.dumps(sizes), 10**9, 'all', room, fresh=True)
     result = json.loads(done.stdout.splitlines()[-1])
     with capsys.disabled():
         print(f'\n{result}')
@@ -37,8 +45,8 @@ def test_two_billion_parameters_under_a_limit_of_a_gigabyte(tmp_path, run_tool, 
 
 @linux
 @pytest.mark.slow
-def test_the_22_billion_on_one_picture(tmp_path, run_tool, capsys):
-    done = run_tool('tests/streamed_22b.py', tmp_path, fresh=True)
+def test_the_22_billion_on_one_picture(room, run_tool, capsys):
+    done = run_tool('tests/streamed_22b.py', room, fresh=True)
     result = json.loads(done.stdout.splitlines()[-1])
     with capsys.disabled():
         print(f'\n{result}')

@@ -124,8 +124,7 @@ def streamed(parts: Rehearsal, weight_bytes: int = LOW) -> Setup:
 def _frozen(parts: Rehearsal, block: Pass, decoder: int) -> int:
     """Beside the decoder's gradients: a block's pass, while the maps of former levels are kept, or the decoder's."""
     maps = parts.levels * parts.token_map
-    moments = maps + block.alone - decoder, maps + parts.decode.peak - decoder, 2 * decoder // 3
-    return IMAGES * parts.images + max(moments)
+    return IMAGES * parts.images + max(maps + max(block.alone, parts.decode.peak) - decoder, 0)
 
 
 def _trained(parts: Rehearsal, block: Pass, gradients: int, decoder: int, checkpointed: bool, devices: int = 1) -> int:
