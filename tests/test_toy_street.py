@@ -196,6 +196,28 @@ def test_culling_loses_nothing(street: Street, monkeypatch) -> None:
                 assert street.label[hits.primitive[i]] == street.label[owner]
 
 
+def test_culling_changes_no_bit(street: Street, monkeypatch) -> None:
+    rng = np.random.default_rng(6)
+    rays = sample_view(rng, SMALL).rays()
+    eye = np.broadcast_to((0.5, 0.2, 1.6), rays.shape)
+    culled = street.cast(eye, rays)
+    ground = np.flatnonzero(culled.primitive >= 0)
+    start = culled.points[ground] + 2e-3 * culled.normal[ground]
+    sun = np.broadcast_to(unit(np.array([0.5, -0.4, 0.6])), start.shape)
+    blocked = street.blocked(start, sun)
+    assert 0.1 < blocked.mean() < 0.9
+
+    def everything(self, o, d, count):
+        block, part = (v.ravel() for v in np.indices((count, len(self.kind))))
+        return part, block, np.zeros(len(part))
+
+    monkeypatch.setattr(Street, '_candidates', everything)
+    whole = street.cast(eye, rays)
+    np.testing.assert_array_equal(culled.distance, whole.distance)
+    np.testing.assert_array_equal(culled.label, whole.label)
+    np.testing.assert_array_equal(blocked, street.nearest(start, sun)[1] >= 0)
+
+
 def test_a_ray_from_inside_hits_the_far_side_facing_it() -> None:
     room = Part(Label.BUILDING).box((-2, -3, 0), (4, 3, 5))
     hits = Street([room]).cast(np.array([[0.0, 0.0, 1.0]] * 2), np.array([[1.0, 0, 0], [0, 0, -1.0]]))

@@ -9,8 +9,11 @@ import numpy as np
 from .parts import BOX, CYLINDER, ELLIPSOID, Label, Material, Part
 
 _NEAREST = 1e-6  # metres: a hit nearer than this is the surface the ray starts from
-_BLOCK = 128  # rays culled together: smaller blocks cull better, larger ones need fewer numpy calls
-_BLOCKS_AT_ONCE = 1024  # to bound the memory
+_BLOCK = 64  # rays culled together: smaller blocks cull better, larger ones need less of it
+_GROUP = 16  # blocks culled together before each is
+_BLOCKS_AT_ONCE = 2048  # to bound the memory
+# How many pairs of a block and a solid are worked on together: few, to stay in the processor's cache.
+_PAIRS_AT_ONCE, _BOUNDS_AT_ONCE = 128, 4096
 _REACH = 20.0  # metres at which a change of direction moves a ray about as much as an equal change of origin
 # Width of a voxel of the noise that cuts holes into leaves, metres, and the share it cuts away.
 _LEAF, _HOLES = 0.07, 0.36
@@ -72,10 +75,8 @@ class Street:
         self.kind, self.centre, self.axes = np.array(kind), np.array(centre), np.array(axes)
         self._porous = self.material == Material.LEAVES
         self.inverse, self.half = np.linalg.inv(self.axes), np.linalg.norm(self.axes, axis=1)
-        # The radius of a ball around each solid. A cylinder lies in its box.
-        corners = self.axes @ np.array([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1]])
-        box = np.linalg.norm(corners, axis=1).max(axis=1)
-        self._radius = np.where(self.kind == ELLIPSOID, np.linalg.norm(self.axes, ord=2, axis=(1, 2)), box)
+        # For many solids at once: the coordinate first.
+        self._rows, self._centre = self.inverse.transpose(1, 2, 0).copy(), self.centre.T.copy()
 
     def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
         """What each ray hits first; origins (N, 3) in metres, directions (N, 3) of unit length.
@@ -106,13 +107,19 @@ class Street:
         local[seen], normal[seen] = at, outward / np.linalg.norm(outward, axis=1, keepdims=True)
         return Hits(distance, self.label[primitive], primitive, points, local, normal)
 
-    # A ray that misses or runs along a face gives nan or inf on the way: neither compares as a hit.
-    @np.errstate(invalid='ignore', over='ignore')
     def nearest(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distance (N,) and index (N,) of what each ray hits first, as in `cast`, whose checks it does without.
+        """Distance (N,) and index (N,) of what each ray hits first, as in `cast`, whose checks it does without."""
+        return self._trace(origins, directions, False)
 
-        Rays are put into blocks of neighbours, a cone around each block tells which solids it may hit, and
-        only those pairs are intersected, near solids first so that what they hide is left out too.
+    def blocked(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Whether each ray hits anything, (N,) bool; as `nearest`, but faster."""
+        return self._trace(origins, directions, True)[1] >= 0
+
+    def _trace(self, origins: np.ndarray, directions: np.ndarray, any_hit: bool) -> tuple[np.ndarray, np.ndarray]:
+        """What each ray hits first, or anything that it hits at a distance of 0.
+
+        Rays are put into blocks of neighbours, bounds of each block tell which solids it may hit, and only those
+        pairs are intersected, a block's nearest solids first so that what they hide is left out too.
         """
         distance, index = np.full(len(origins), np.inf), np.full(len(origins), -1)
         order = _morton_order(origins, directions)
@@ -120,64 +127,134 @@ class Street:
         for start in range(0, len(rays), _BLOCKS_AT_ONCE):
             blocks = rays[start : start + _BLOCKS_AT_ONCE]
             o, d = _in_blocks(origins, blocks), _in_blocks(directions, blocks)
-            near_limit = self._near_limits(o, d)
-            farthest = np.full(near_limit.shape[1], np.inf)
-            best, owner = np.full((len(farthest), _BLOCK), np.inf), np.full((len(farthest), _BLOCK), -1)
-            for p in np.argsort(near_limit.min(axis=1), kind='stable').tolist():
-                rows = (near_limit[p] < farthest).nonzero()[0]
-                if not len(rows):
-                    continue
-                t = self._hit(p, *(_take(v, rows).reshape(3, -1) for v in (o, d)))
-                t, old = t.reshape(-1, min(_BLOCK, len(t))), best[rows]
-                nearer = t < old
-                if nearer.any():
-                    best[rows] = t = np.minimum(t, old)
-                    owner[rows] = np.where(nearer, p, owner[rows])
-                    farthest[rows] = t.max(axis=1)
-            distance[blocks], index[blocks] = best, owner
+            distance[blocks], index[blocks] = self._trace_blocks(o, d, len(blocks), any_hit)
         return distance, index
 
-    def _near_limits(self, o: np.ndarray, d: np.ndarray) -> np.ndarray:
-        """A bound below the distance from blocks of rays (3, B, n) to each solid, inf for a miss, (P, B)."""
-        middle, mean = np.broadcast_arrays((o.min(axis=2) + o.max(axis=2)) / 2, d.mean(axis=2))
-        spread = np.sqrt(np.square(o - middle[:, :, None]).sum(axis=0).max(axis=1))
-        mean = mean / np.maximum(np.sqrt(np.square(mean).sum(axis=0)), 1e-12)
-        cone = np.clip(np.einsum('ib,ibn->bn', mean, d).min(axis=1), -1.0, 1.0)
-        # A ray from elsewhere in the block hits a ball just if the ray moved to the middle hits the ball
-        # moved as much, which lies in one of radius + spread. The slack is far above the rounding.
-        reach = (self._radius[:, None] + spread) * (1 + 1e-6) + 1e-3
-        along = np.einsum('pi,ib->pb', self.centre, mean) - (middle * mean).sum(axis=0)
-        away = np.einsum('pi,ib->pb', self.centre, -2.0 * middle)
-        away += np.square(self.centre).sum(axis=1)[:, None] + np.square(middle).sum(axis=0)
-        across = np.sqrt(np.maximum(away - along * along, 0.0))
-        away = np.sqrt(np.maximum(away, 0.0))
-        # The ball reaches the cone if its middle is inside, or nearer to the cone's side than its radius.
-        sine = np.sqrt(1.0 - cone * cone)
-        may_hit = (across * cone - along * sine <= reach) & (along * cone + across * sine > 0)
-        may_hit |= (away <= reach) | (cone <= 0)
-        return np.where(may_hit, np.maximum(away - reach, 0.0), np.inf)
+    # A ray that misses or runs along a face gives nan or inf on the way: neither compares as a hit.
+    @np.errstate(invalid='ignore', over='ignore', divide='ignore')
+    def _trace_blocks(self, o: np.ndarray, d: np.ndarray, count: int, any_hit: bool) -> tuple[np.ndarray, np.ndarray]:
+        """As `_trace`, for rays (3, count, n), or (3, 1, 1) where all are equal; both results are (count, n)."""
+        best, owner = np.full((count, _BLOCK), np.inf), np.full((count, _BLOCK), -1)
+        farthest = np.full(count, np.inf)
+        part, block, near = self._candidates(o, d, count)
+        turn = np.searchsorted(block, np.arange(count + 1))
+        turn, end = turn[:-1].copy(), turn[1:]
+        rows = np.arange(count)
+        while True:
+            rows = rows[turn[rows] < end[rows]]
+            rows = rows[near[turn[rows]] < farthest[rows]]
+            if not len(rows):
+                return best, owner
+            # Of few blocks, several solids at once.
+            each = max(1, _PAIRS_AT_ONCE // len(rows))
+            pair = np.minimum(turn[rows, None] + np.arange(each), end[rows, None] - 1)
+            row, solid = np.repeat(rows, each), part[pair].ravel()
+            times = np.empty((len(row), _BLOCK))
+            for kind in (BOX, CYLINDER, ELLIPSOID):
+                those = (self.kind[solid] == kind).nonzero()[0]
+                for at in (those[i : i + _PAIRS_AT_ONCE] for i in range(0, len(those), _PAIRS_AT_ONCE)):
+                    times[at] = self._hit(kind, solid[at], _take(o, row[at]), _take(d, row[at]))
+            if any_hit:
+                times[times < np.inf] = 0.0
+            solid = solid[:, None]
+            if each > 1:
+                times, first = times.reshape(-1, each, _BLOCK), times.reshape(-1, each, _BLOCK).argmin(axis=1)
+                times = np.take_along_axis(times, first[:, None], axis=1)[:, 0]
+                solid = np.take_along_axis(solid.reshape(-1, each), first, axis=1)
+            old = best[rows]
+            best[rows] = new = np.minimum(times, old)
+            owner[rows] = np.where(times < old, solid, owner[rows])
+            farthest[rows] = new.max(axis=1)
+            turn[rows] += each
 
-    def _hit(self, p: int, o: np.ndarray, d: np.ndarray) -> np.ndarray:
-        """Distance along rays (3, n) to solid p, inf where it is missed, (n,). o or d may be (3, 1)."""
-        inverse = self.inverse[p]
-        # einsum, not matmul: no threads, so a ray's result does not depend on how many there are.
-        local_o = np.einsum('ij,jn->in', inverse, o - self.centre[p][:, None])
-        near, far = _interval(self.kind[p], local_o, np.einsum('ij,jn->in', inverse, d))
+    def _candidates(self, o: np.ndarray, d: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of a solid and a block of rays that may hit it, and a bound below the distance, each (K,).
+
+        They are sorted by the block, and by the bound within it.
+        """
+        # Boxes around origins and directions: low, high (2, 6, count); then around groups of blocks.
+        bounds = np.stack([np.concatenate([np.broadcast_to(f(v, axis=2), (3, count)) for v in (o, d)])
+                           for f in (np.min, np.max)])  # fmt: skip
+        starts = np.arange(0, count, _GROUP)
+        groups = np.stack(
+            [np.minimum.reduceat(bounds[0], starts, axis=1), np.maximum.reduceat(bounds[1], starts, axis=1)]
+        )
+        part, group = (v.ravel() for v in np.indices((len(self.kind), len(starts))))
+        met = self._entry(part, groups, group) < np.inf
+        part, block = np.repeat(part[met], _GROUP), (group[met, None] * _GROUP + np.arange(_GROUP)).ravel()
+        part, block = part[block < count], block[block < count]
+        near = self._entry(part, bounds, block)
+        met = (near < np.inf).nonzero()[0]
+        met = met[np.lexsort((near[met], block[met]))]
+        return part[met], block[met], near[met]
+
+    def _entry(self, p: np.ndarray, bounds: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """A bound below the distance at which rays between bounds[..., at] enter solids p, inf for a miss, (K,).
+
+        The bounds (2, 6, B) are the lowest and highest coordinates of origins and directions; p and at are (K,).
+        """
+        entries = np.empty(len(p))
+        low, high = bounds
+        middle, half = (low + high) / 2, (high - low) / 2
+        for some in (slice(i, i + _BOUNDS_AT_ONCE) for i in range(0, len(p), _BOUNDS_AT_ONCE)):
+            solid, (x, y, z, u, v, w), (a, b, c, d, e, f) = p[some], middle[:, at[some]], half[:, at[some]]
+            cx, cy, cz = self._centre[:, solid]
+            x, y, z = x - cx, y - cy, z - cz
+            entry, leave = 0.0, np.inf
+            for rows in self._rows:
+                i, j, k = rows[:, solid]
+                place, step = i * x + j * y + k * z, i * u + j * v + k * w
+                i, j, k = abs(i), abs(j), abs(k)
+                # The slacks are far above the rounding.
+                wide, spread = i * a + j * b + k * c + (1 + 1e-6), i * d + j * e + k * f + 1e-12
+                # Seen from the side of the slab -1 .. 1 on which the middle is.
+                step *= -np.sign(place)
+                place = abs(place)
+                gap, slow, fast = place - wide, step - spread, step + spread
+                time = gap / fast
+                entry = np.maximum(entry, np.where(gap > 0, np.where(fast > 0, time, np.inf), 0.0))
+                leave = np.minimum(leave, np.where(slow > 0, (place + wide) / slow, np.where(fast < 0, time, np.inf)))
+            entries[some] = np.where(entry <= leave, entry, np.inf)
+        return entries
+
+    def _hit(self, kind: int, p: np.ndarray, o: np.ndarray, d: np.ndarray) -> np.ndarray:
+        """Distance along rays (3, M, n) to solids p (M,) of a kind, inf where they are missed, (M, n).
+
+        o or d may be (3, 1, 1).
+        """
+        inverse = self.inverse[p].transpose(1, 2, 0)[..., None]
+        local_o = _transform(inverse, o - self.centre[p].T[:, :, None])
+        near, far = _interval(kind, local_o, _transform(inverse, d))
         ahead = (near <= far) & (far > _NEAREST)
         outside = near > _NEAREST
-        if not self._porous[p]:
-            # From inside, the surface ahead is the far one.
-            return np.where(ahead, np.where(outside, near, far), np.inf)
-        hit = np.full(len(far), np.inf)
-        for t, possible in ((near, ahead & outside), (far, ahead)):
-            at = (possible & np.isinf(hit)).nonzero()[0]
-            solid = at[noise((_take(o, at) + t[at] * _take(d, at)).T, _LEAF) >= _HOLES]
-            hit[solid] = t[solid]
+        # From inside, the surface ahead is the far one.
+        hit = np.where(ahead, np.where(outside, near, far), np.inf)
+        porous = self._porous[p]
+        if porous.any():
+            hit[porous] = np.inf
+            ahead &= porous[:, None]
+            for t, possible in ((near, ahead & outside), (far, ahead)):
+                row, ray = (possible & np.isinf(hit)).nonzero()
+                begin, along = (v[:, row, ray] if v.shape[2] > 1 else v[:, :, 0] for v in (o, d))
+                solid = noise((begin + t[row, ray] * along).T, _LEAF) >= _HOLES
+                row, ray = row[solid], ray[solid]
+                hit[row, ray] = t[row, ray]
         return hit
 
 
+def _transform(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Vectors (3, M, n) by matrices (3, 3, M, 1). Written out, so that the order of the sums is one and the same."""
+    x, y, z = vectors
+    out = np.empty((3, *np.broadcast_shapes(matrix.shape[2:], x.shape)))
+    for row, (a, b, c) in zip(out, matrix, strict=True):
+        np.multiply(a, x, out=row)
+        row += b * y
+        row += c * z
+    return out
+
+
 def _interval(kind: int, o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ray parameters (n,) between which rays (3, n) are inside a unit solid; near > far, or nan, for a miss."""
+    """Ray parameters (M, n) between which rays (3, M, n) are inside a unit solid; near > far, or nan, for a miss."""
     # The tiny number stands for zero where a ray runs along a side: huge numbers of the right sign, no 0 / 0.
     if kind != ELLIPSOID:
         slope = 1.0 / (d[kind:] + 1e-300)

@@ -125,7 +125,7 @@ def shade(street: Street, light: Light, directions: np.ndarray, hits: Hits, pixe
     sunlit[leaves] = 0.30 + 0.60 * sunlit[leaves]
     check = np.flatnonzero((sunlit > 0) & (hit.distance < _SHADOWS))
     start = hit.points[check] + 2e-3 * hit.normal[check]
-    blocked = street.nearest(start, np.broadcast_to(light.sun, start.shape))[1] >= 0
+    blocked = street.blocked(start, np.broadcast_to(light.sun, start.shape))
     sunlit[check[blocked]] = 0.0
     # Sky light from above, light thrown back by the ground from below.
     up = 0.5 + 0.5 * hit.normal[:, 2:]
