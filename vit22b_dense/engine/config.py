@@ -39,8 +39,8 @@ INGREDIENTS = frozenset({
     'augmentation', 'backbone', 'classes', 'crop_size', 'data_root', 'dataset', 'embed_dims', 'factors', 'flips',
     'fraction', 'frozen', 'inference', 'init_cfg', 'lean', 'levels', 'load_image', 'loading', 'max_depth', 'max_iters',
     'metainfo', 'num_classes', 'palette', 'patch', 'patch_size', 'pixel_mean', 'pixel_std', 'pyramid', 'rate',
-    'ratios', 'resize', 'scales', 'side', 'stride', 'test_resize', 'train_data', 'train_pipeline', 'val_data', 'weights',
-    'width',
+    'ratios', 'resize', 'scales', 'side', 'stride', 'test_resize', 'train_data', 'train_pipeline', 'val_data',
+    'weights', 'width',
 })  # fmt: skip
 # What mmengine's runners read: the arguments of both, and what they and mmseg's scripts take from the config besides.
 RUN_KEYS = {
