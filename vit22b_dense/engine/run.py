@@ -21,7 +21,7 @@ from .config import ConfigError, add_config_arguments, axes_of, check_data, conf
 from .model import unwrapped
 from .precision import use_mixed_precision
 from .rates import settle_rate, use_found_rate
-from .strategies import SHARDED, STRATEGIES, add_strategy_arguments, use_strategy
+from .strategies import SHARDED, add_strategy_arguments, has_strategy, use_strategy
 from .streaming import read_for
 from .work_dir import claim
 
@@ -187,10 +187,10 @@ def _build(cfg: Config) -> Runner:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         torch.set_autocast_dtype('cuda', torch.bfloat16)  # what mmengine's loops take where they autocast
     with naming(cfg.get('work_dir') or '.'), building(cfg):
-        kind, strategy = cfg.get('runner_type', 'DenseRunner'), cfg.get('strategy')
-        if isinstance(strategy, dict) and strategy.get('type') in STRATEGIES.values():
+        kind = cfg.get('runner_type') or 'DenseRunner'
+        if has_strategy(cfg):
             kind = SHARDED.get(kind, kind)
-        elif strategy:
+        elif cfg.get('strategy') and 'runner_type' not in cfg:
             kind = 'FlexibleRunner'
         return RUNNERS.get(kind).from_cfg(cfg)
 

@@ -26,6 +26,12 @@ def add_strategy_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def has_strategy(cfg: Config) -> bool:
+    """Whether a config has one of the strategies of the flags."""
+    strategy = cfg.get('strategy')
+    return isinstance(strategy, dict) and strategy.get('type') in STRATEGIES.values()
+
+
 def use_strategy(cfg: Config, args: argparse.Namespace) -> None:
     """Put the strategy that a tool's arguments ask for into a run's config, or check the one that is there.
 
@@ -33,8 +39,7 @@ def use_strategy(cfg: Config, args: argparse.Namespace) -> None:
         ConfigError: not started by torchrun, flags that need each other, or processes that ``--tp`` does not divide.
     """
     there = cfg.get('strategy') or {}
-    ours = there.get('type') in STRATEGIES.values()
-    if args.strategy is None and not ours:
+    if args.strategy is None and not has_strategy(cfg):
         if args.tp is not None or args.sequence_parallel:
             raise ConfigError('--tp, --sequence-parallel: need --strategy fsdp2')
         return
