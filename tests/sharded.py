@@ -54,6 +54,7 @@ CASES = {
     },
     'frozen': {'regime': 'frozen', 'weights': 'weights.safetensors', 'model.test_cfg': SLIDE},
     'cached': {'regime': 'cached'},
+    'plain': {'regime': 'scratch', 'model.backbone.type': 'PlainViT'},
 }  # fmt: skip
 # several processes share the products of a block; compared with one process of the same settings
 CLIPPED = {'regime': 'scratch', 'optim_wrapper.clip_grad.max_norm': 0.05, 'model.backbone.drop_path_rate': 0.0}
