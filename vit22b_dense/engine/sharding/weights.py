@@ -6,6 +6,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
+from mmengine.model import BaseDataPreprocessor
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
@@ -36,9 +37,12 @@ def skeleton_of(backbone: nn.Module) -> PlainBody | None:
 
 
 def take_memory(model: nn.Module) -> None:
-    """Give memory to what has none: to each process that of its own shards. Other tensors are left alone."""
+    """Give memory to what has none: to each process that of its own shards. The rest goes to the same device."""
     device = get_device()
-    model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
+    model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
+    for module in model.modules():
+        if isinstance(module, BaseDataPreprocessor):  # it has a device of its own, where it brings the images
+            module.to(device)
 
 
 def draw_in_parts(backbone: PlainBody, skeleton: PlainBody, seed: int, device: object = None) -> None:
