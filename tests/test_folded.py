@@ -38,6 +38,14 @@ def stored(backbone: ViT22B, image: torch.Tensor) -> torch.Tensor:
         return backbone.maps(tokens, size)
 
 
+def test_only_a_cpu_gets_derived_weights():
+    backbone = frozen()
+    with torch.no_grad():
+        assert isinstance(backbone.runnable(0), FoldedBlock)
+        backbone.to('meta')  # stands for another device
+        assert backbone.runnable(0) is backbone.blocks[0]
+
+
 @pytest.mark.parametrize('dims', [(48, 4, 96), (384, 6, 1536)])
 def test_a_folded_block_is_the_block(dims):
     torch.manual_seed(1)

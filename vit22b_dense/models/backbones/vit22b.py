@@ -105,9 +105,10 @@ class ViT22B(PlainBody):
         return super()._apply(fn, recurse)
 
     def runnable(self, i: int) -> Callable[..., Tensor]:
-        """Block ``i``, or where it is frozen its `FoldedBlock`."""
+        """Block ``i``, or on a CPU, where it is frozen, its `FoldedBlock`; a GPU does not gain from that."""
         block = self.blocks[i]
-        if torch.is_grad_enabled() or not foldable(block) or torch.is_autocast_enabled(block.out_bias.device.type):
+        device = block.out_bias.device.type
+        if device != 'cpu' or torch.is_grad_enabled() or not foldable(block) or torch.is_autocast_enabled(device):
             self._folded.pop(i, None)
             return block
         found = self._folded.get(i)
