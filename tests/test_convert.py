@@ -133,7 +133,7 @@ def timm_weights(block: PlainBlock) -> dict:
     heads = [w.reshape(D, D) for w in (block.wq, block.wk, block.wv)]
     return {
         'in_norm.weight': block.g, 'in_proj.weight': torch.cat([block.w1, *heads]), 'mlp_bias': block.b1,
-        'q_norm.weight': block.gq, 'k_norm.weight': block.gk, 'attn_out_proj.weight': block.wo.reshape(D, D),
+        'q_norm.weight': block.qk[0], 'k_norm.weight': block.qk[1], 'attn_out_proj.weight': block.wo.reshape(D, D),
         'attn_out_proj.bias': block.b2 / 4, 'mlp_out_proj.weight': block.w2, 'mlp_out_proj.bias': block.b2 * 3 / 4,
     }  # fmt: skip
 

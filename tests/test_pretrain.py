@@ -248,6 +248,7 @@ def test_a_run_from_images_to_the_weights_of_a_dense_model(tmp_path):
             step.update({key: (56, 56) for key in ('scale', 'crop_size') if key in step})
     cfg.model.backbone.arch = SIZES
     cfg.model.neck.in_channels = cfg.model.head.in_channels = 64
+    cfg.visualizer.name = str(tmp_path)  # mmengine keeps one of a name for the whole process
     cfg.work_dir, cfg.resume, cfg.launcher = str(tmp_path / 'run'), False, 'none'
     build_training(cfg).train()
     log = next((tmp_path / 'run').glob('*/vis_data/2*.json')).read_text().splitlines()

@@ -245,10 +245,9 @@ def _open_pickle(path: Path) -> LazyWeights:
 
 def _open_file(path: Path) -> LazyWeights:
     try:
-        with safe_open(path, framework='pt') as mapped:  # for shapes and types; no data are touched
-            infos = {name: mapped.get_tensor(name).to('meta') for name in mapped.offset_keys()}
         # Read, not mapped: a file that is overwritten later could then change or crash the process.
         file = safe_open(path, framework='pt', backend='pread')
+        infos = {name: _info(file, name) for name in file.offset_keys()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path}: not a complete safetensors file ({error}); copy it again') from error
 
@@ -259,3 +258,11 @@ def _open_file(path: Path) -> LazyWeights:
             raise CheckpointError(f'{path}: {name} cannot be read ({error}); copy it again') from error
 
     return LazyWeights(path, infos, read, read_part=read)
+
+
+def _info(file: safe_open, name: str) -> Tensor:
+    """A stored tensor on the meta device, of which next to nothing is read."""
+    stored = file.get_slice(name)
+    shape = stored.get_shape()
+    some = stored[:0] if shape and 0 not in shape else file.get_tensor(name)
+    return torch.empty(shape, dtype=some.dtype, device='meta')
