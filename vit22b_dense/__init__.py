@@ -9,6 +9,11 @@ import warnings
 # The compiled operations of mmcv, which nothing here uses, are absent by design.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
+from mmengine.config.utils import MODULE2PACKAGE
+
+# By this list mmengine's hub finds the configs of installed packages: `vit22b_dense::ade20k/linear.py`.
+MODULE2PACKAGE.setdefault('vit22b_dense', 'vit22b_dense')
+
 from . import datasets, engine, evaluation, fewshot, models
 from .datasets import KITTIDepthDataset, WaymoDepthDataset
 from .engine.config import CONFIGS, find_config

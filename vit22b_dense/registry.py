@@ -7,4 +7,6 @@ config has ours by that name; other configs keep mmcv's.
 from mmengine.registry import Registry
 from mmseg.registry import TRANSFORMS as MMSEG_TRANSFORMS
 
-TRANSFORMS = Registry('transform', parent=MMSEG_TRANSFORMS, scope='vit22b_dense')
+TRANSFORMS = Registry(
+    'transform', parent=MMSEG_TRANSFORMS, scope='vit22b_dense', locations=['vit22b_dense.datasets.loading']
+)

@@ -107,8 +107,8 @@ class ViT22B(PlainBody):
     def runnable(self, i: int) -> Callable[..., Tensor]:
         """Block ``i``, or on a CPU, where it is frozen, its `FoldedBlock`; a GPU does not gain from that."""
         block = self.blocks[i]
-        device = block.out_bias.device.type
-        if device != 'cpu' or torch.is_grad_enabled() or not foldable(block) or torch.is_autocast_enabled(device):
+        folds = not torch.is_grad_enabled() and foldable(block) and block.out_bias.device.type == 'cpu'
+        if not folds or torch.is_autocast_enabled('cpu'):
             self._folded.pop(i, None)
             return block
         found = self._folded.get(i)
