@@ -97,6 +97,7 @@ def training(tmp_path, **options):
     cfg.model.backbone.arch = dict(embed_dims=16, num_layers=1, num_heads=2, mlp_dims=16)
     cfg.work_dir, cfg.resume, cfg.launcher = str(tmp_path / 'run'), False, 'none'
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.visualizer.name = str(tmp_path)  # mmengine keeps one of a name for the whole process
     return build_training(cfg)
 
 
