@@ -170,18 +170,8 @@ def row(title: str, scores: dict[str, float], group: str, names: tuple[str, ...]
 def depth(part: Part, work_dir: Path) -> Steps[str]:
     """The depth half; its table."""
     source, data = work_dir / 'depth_source', work_dir / 'depth_data'
-    toy = [
-        '--format',
-        'waymo',
-        '--train',
-        '32',
-        '--val',
-        '8',
-        '--size',
-        '224x336',
-        '--workers',
-        str(max(1, CORES // 2)),
-    ]
+    toy = ['--format', 'waymo', '--train', '32', '--val', '8', '--size', '224x336']
+    toy += ['--workers', str(max(1, CORES // 2))]
     yield from part.run("making a toy street with LiDAR, in Waymo's schema", 'make_toy_street.py', source, *toy)
     for split in ('training', 'validation'):
         yield from part.run(f'preparing its {split} split', 'prepare_waymo.py', source, data, '--split', split)

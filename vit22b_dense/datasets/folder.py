@@ -7,7 +7,7 @@ from pathlib import Path
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from .listing import IMAGE_SUFFIXES, kind, some, walk
+from .listing import IMAGE_SUFFIXES, kind, no_images, some, walk
 from .loading import DataError
 
 LABEL_SUFFIXES = ('.png',)
@@ -78,7 +78,7 @@ class FolderSegDataset(BaseSegDataset):
         folder = Path(self.data_prefix['img_path'], self.split)
         images = _files(folder, IMAGE_SUFFIXES)
         if not images:
-            raise DataError(f'{folder}: no images in this folder or below it ({", ".join(IMAGE_SUFFIXES)}, any case)')
+            raise no_images(folder)
         if self.ann_file:
             names = self._listed(images, folder)
         else:

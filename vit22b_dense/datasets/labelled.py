@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.structures import BaseDataElement, LabelData
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from .listing import IMAGE_SUFFIXES, some, walk
+from .listing import IMAGE_SUFFIXES, no_images, some, walk
 from .loading import DataError
 
 META = ('img_path', 'ori_shape', 'img_shape')
@@ -35,7 +35,7 @@ class LabelledImages(BaseDataset):
         data_root: folder above both.
         data_prefix: ``dict(img_path=...)`` for a folder per class, with ``label_path=...`` for text files.
         split: folder below each of the two; '' where there is none.
-        pipeline, test_mode, indices, serialize_data, lazy_init, max_refetch: as in mmengine.
+        pipeline, test_mode: as in mmengine.
 
     Raises:
         DataError: no classes are given; no images; a folder or a line that is none of the classes; images without a
@@ -50,10 +50,6 @@ class LabelledImages(BaseDataset):
         split: str = '',
         pipeline: Sequence = (),
         test_mode: bool = False,
-        indices: int | Sequence[int] | None = None,
-        serialize_data: bool = True,
-        lazy_init: bool = False,
-        max_refetch: int = 1000,
     ) -> None:
         if not (metainfo or {}).get('classes'):
             raise DataError('LabelledImages: give metainfo=dict(classes=[...])')
@@ -64,10 +60,6 @@ class LabelledImages(BaseDataset):
             data_prefix=dict(data_prefix or dict(img_path='')),
             pipeline=list(pipeline),
             test_mode=test_mode,
-            indices=indices,
-            serialize_data=serialize_data,
-            lazy_init=lazy_init,
-            max_refetch=max_refetch,
         )
 
     def load_data_list(self) -> list[dict]:
@@ -75,7 +67,7 @@ class LabelledImages(BaseDataset):
         folder = Path(self.data_prefix['img_path'], self.split)
         images = sorted(walk(folder, IMAGE_SUFFIXES))
         if not images:
-            raise DataError(f'{folder}: no images in this folder or below it ({", ".join(IMAGE_SUFFIXES)}, any case)')
+            raise no_images(folder)
         numbers = {name: i for i, name in enumerate(self.metainfo['classes'])}
         names = [path.relative_to(folder) for path in images]
         label_path = self.data_prefix.get('label_path')

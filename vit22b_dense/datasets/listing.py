@@ -10,6 +10,11 @@ IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 SHOWN = 5  # names in a message
 
 
+def no_images(folder: Path) -> DataError:
+    """The error for a folder without images; names what was looked for."""
+    return DataError(f'{folder}: no images in this folder or below it ({", ".join(IMAGE_SUFFIXES)}, any case)')
+
+
 def walk(folder: Path, suffixes: Iterable[str]) -> Iterator[Path]:
     """What has one of some suffixes, in any case, below a folder, links followed: files and whatever else.
 

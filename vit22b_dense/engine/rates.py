@@ -60,7 +60,7 @@ def _override(text: str) -> str:
 
 
 def settle_rate(cfg: Config, data: Config) -> None:
-    """Replace a config's learning rate by the one that a search finds around it; ``lr.json`` in the work dir keeps it.
+    """Search around a config's learning rate and put what is found in its place; ``lr.json`` in the work dir keeps it.
 
     Args:
         cfg: with ``work_dir``.
@@ -69,11 +69,9 @@ def settle_rate(cfg: Config, data: Config) -> None:
     Raises:
         ConfigError: see `search`.
     """
-    if not use_found_rate(cfg, cfg.work_dir):
-        found = search(cfg, data)
-        write_atomically(Path(cfg.work_dir, RECORD), json.dumps(found, indent=2) + '\n')
-        use_found_rate(cfg, cfg.work_dir)
-    found = read_rate(cfg.work_dir)
+    found = search(cfg, data)
+    write_atomically(Path(cfg.work_dir, RECORD), json.dumps(found, indent=2) + '\n')
+    use_found_rate(cfg, cfg.work_dir)
     scores = ', '.join(f'{rate:g}: {score:.4g}' for rate, score in zip(found['rates'], found['scores'], strict=True))
     print(f'learning rate {found["lr"]:g} ({found["score"]} on held-out training images: {scores})', flush=True)
 
@@ -138,7 +136,7 @@ def search(cfg: Config, data: Config) -> dict:
         evaluator.dataset_meta = training.metainfo
     progress, length = Progress('iterations of the search for a learning rate'), cfg.train_cfg.max_iters
     for i, held in enumerate(folds):
-        rest = [index for index in range(len(training)) if index not in held]
+        rest = sorted({*range(len(training))} - {*held})
         loader = data.train_dataloader
         batches = DataLoader(
             _Part(training, rest),
