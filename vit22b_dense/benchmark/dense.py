@@ -151,11 +151,11 @@ def evaluation_groups(pixels: int, device: torch.device) -> Iterator[Group]:
     data = dict(zip(('pred_sem_seg', 'gt_sem_seg'), (dict(data=one[None]) for one in labels), strict=True))
     data.update(img_path='', ori_shape=original, img_shape=size)
     metrics = {}
-    for kind in ('IoUMetric', 'ImageIoUMetric', 'GridIoUMetric'):
+    for kind in ('IoUMetric', 'CountedIoUMetric', 'ImageIoUMetric', 'GridIoUMetric'):
         metric = METRICS.build(dict(type=kind))
         metric.patch_size = 14  # of the last
         metric.dataset_meta = dict(classes=[str(i) for i in range(CLASSES)])
-        metrics[kind] = lambda metric=metric: (metric.process({}, [data]), metric.results.clear())
+        metrics[kind] = lambda metric=metric: (metric.process({}, [dict(data)]), metric.results.clear())
     yield Group('metrics', f'688x512, {CLASSES} classes', metrics)
 
 

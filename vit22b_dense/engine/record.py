@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 
 from ..checkpoint import read_checkpoint
-from ..evaluation.companions import companions, summary
+from ..evaluation.companions import IOU, companions, summary
 from ..evaluation.examples import clear_examples, draw_examples
 from ..evaluation.grid import GridDepthMetric, GridIoUMetric
 from ..evaluation.image_scores import ImageScores
@@ -90,7 +90,7 @@ def score_and_record(cfg: Config, checkpoint: str, about: dict, out: str | None 
     """
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     if out:
-        writing = next((e for e in evaluators if e['type'] in ('IoUMetric', 'SparseDepthMetric')), None)
+        writing = next((e for e in evaluators if e['type'] in (*IOU, 'SparseDepthMetric')), None)
         if writing is None:
             kinds = ', '.join(e['type'] for e in evaluators)
             raise ConfigError(

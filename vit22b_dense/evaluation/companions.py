@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+IOU = ('CountedIoUMetric', 'IoUMetric')  # ours, and mmseg's
 PROTOCOL = ('max_depth', 'min_depth', 'crop')
 AVERAGE_TEXT = {'pixel': 'over all pixels', 'image': "mean of the images' own scores"}
 
@@ -10,7 +11,7 @@ def companions(evaluators: Sequence[dict]) -> list[dict]:
     """Configs of the metrics beside some evaluators: those of depth follow its protocol; others have none."""
     found = []
     kinds = {evaluator['type']: evaluator for evaluator in reversed(evaluators)}
-    if 'IoUMetric' in kinds:
+    if kinds.keys() & {*IOU}:
         found += [dict(type='ImageIoUMetric'), dict(type='GridIoUMetric')]
     if depth := kinds.get('SparseDepthMetric'):
         protocol = {key: depth[key] for key in PROTOCOL if key in depth}

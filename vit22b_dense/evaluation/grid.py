@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 
 from .depth_metric import SCORES, Protocol, RunningMetric, Sums
-from .image_scores import IGNORED
+from .label_counts import IGNORED
 
 STEP_NUMBERS = 2**18  # shares of pixels that are interpolated at once
 

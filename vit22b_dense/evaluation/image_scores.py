@@ -5,8 +5,7 @@ from mmseg.registry import METRICS
 
 from .depth_metric import Protocol, pixel_sums, scores_of
 from .examples import ImageScores
-
-IGNORED = 255  # the label value that counts for nothing
+from .label_counts import label_counts
 
 
 @METRICS.register_module()
@@ -23,10 +22,7 @@ class ImageIoUMetric(ImageScores):
 
     def score(self, sample: dict) -> tuple[float, tuple]:
         """Of ``pred_sem_seg`` and ``gt_sem_seg``, ``(1, H, W)``: the mean IoU, and pixels of each class."""
-        size = len(self.dataset_meta['classes'])
-        pred, label = (sample[key]['data'].flatten().cpu().numpy() for key in ('pred_sem_seg', 'gt_sem_seg'))
-        pred, label = pred[label != IGNORED], label[label != IGNORED]
-        both, true, predicted = (np.bincount(some, minlength=size) for some in (label[pred == label], label, pred))
+        both, true, predicted = label_counts(sample, len(self.dataset_meta['classes']))
         union = true + predicted - both
         return _mean_iou(both, union), (both, union, true)
 

@@ -27,5 +27,5 @@ scales = [dict(test_resize, scale=tuple(round(ratio * side) for side in test_res
 factors = [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in ratios]
 tta_model = dict(type='DenseSegTTAModel')
 
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='CountedIoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
