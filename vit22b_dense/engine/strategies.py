@@ -24,6 +24,9 @@ def add_strategy_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--sequence-parallel', action='store_true', help='with --tp: shard the tokens between the products, too'
     )
+    group.add_argument(
+        '--async-tp', action='store_true', help='with --sequence-parallel: exchange tokens while the products compute'
+    )
 
 
 def has_strategy(cfg: Config) -> bool:
@@ -40,8 +43,8 @@ def use_strategy(cfg: Config, args: argparse.Namespace) -> None:
     """
     there = cfg.get('strategy') or {}
     if args.strategy is None and not has_strategy(cfg):
-        if args.tp is not None or args.sequence_parallel:
-            raise ConfigError('--tp, --sequence-parallel: need --strategy fsdp2')
+        if args.tp is not None or args.sequence_parallel or args.async_tp:
+            raise ConfigError('--tp, --sequence-parallel, --async-tp: need --strategy fsdp2')
         return
     if args.strategy == NONE:
         cfg.strategy = None
@@ -64,6 +67,8 @@ def use_strategy(cfg: Config, args: argparse.Namespace) -> None:
     own = dict(type=STRATEGIES[args.strategy] if args.strategy else there.type, data=world // tp, tensor=tp)
     if sequence:
         own['sequence_parallel'] = True
+    if args.async_tp:
+        own['async_tp'] = True
     if getattr(args, 'amp', False):
         own['dtype'] = 'bfloat16'
     cfg.strategy, cfg.launcher = {**there, **own}, 'pytorch'

@@ -40,6 +40,7 @@ class FSDP2Strategy(SingleDeviceStrategy):
         data: processes with data of their own.
         tensor: neighbouring processes that share the products of each block: tensor parallelism.
         sequence_parallel: shard the tokens between the products, too.
+        async_tp: with compiled blocks on GPUs, exchange tokens while the products compute.
         dtype: in which blocks compute: ``'float32'``, or ``'bfloat16'`` with gradients summed in float32.
         timeout: seconds after which a process that waits for another one gives up.
         env_kwargs, log_kwargs, and the rest: mmengine's.
@@ -58,11 +59,13 @@ class FSDP2Strategy(SingleDeviceStrategy):
         data: int = 1,
         tensor: int = 1,
         sequence_parallel: bool = False,
+        async_tp: bool = False,
         dtype: str = 'float32',
         timeout: float = TIMEOUT,
         **parts: Any,
     ) -> None:
-        self.timeout, self.sequence_parallel, self.must_fill = timeout, sequence_parallel, True
+        self.timeout, self.must_fill = timeout, True
+        self.options = dict(sequence_parallel=sequence_parallel, async_tp=async_tp)
         self.dtype = None if dtype == 'float32' else DTYPES[dtype]
         self._sizes = data, tensor
         super().__init__(**parts)
@@ -92,7 +95,7 @@ class FSDP2Strategy(SingleDeviceStrategy):
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         model = self.convert_model(model)
         backbone = unwrapped(model).backbone
-        lockstep = spread(model, backbone, self.mesh, self.sequence_parallel, self.dtype, self.must_fill)
+        lockstep = spread(model, backbone, self.mesh, dtype=self.dtype, with_weights=self.must_fill, **self.options)
         if lockstep is not None:
             self._keep_step(model, lockstep)
         return model
