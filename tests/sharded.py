@@ -40,6 +40,7 @@ from vit22b_dense.engine.sharding.tensor_parallel import gather_tokens, parallel
 from vit22b_dense.engine.sharding.weights import without_memory
 from vit22b_dense.errors import UserError
 from vit22b_dense.models import ViT22B
+from vit22b_dense.ranks import first_says
 from vit22b_dense.warm import start_warm
 
 REPO = Path(__file__).resolve().parent.parent
@@ -113,8 +114,7 @@ def make_data(root):
 
 def broken_off(runs, name, folder):
     """A copy of a run's work dir, as if it had been killed after iteration 4."""
-    shutil.copytree(runs / name, folder)
-    shutil.rmtree(folder / 'iter_8.dcp')
+    shutil.copytree(runs / name, folder, ignore=shutil.ignore_patterns('iter_8.*'))
     return folder
 
 
@@ -344,13 +344,14 @@ def peak():
 
 
 def refused(out, task, options):
-    """Do a task that fails; each process stores what the error says."""
+    """Do a task that fails; each process stores what the error says, and whether it would print that."""
     start_processes(60)
     try:
         globals()[task](**options)
         message = 'no error'
     except UserError as error:
         message = f'{type(error).__name__}: {error}'
+        Path(f'{out}_{dist.get_rank()}.printed').write_text(str(not first_says(error, str(error))))
     Path(f'{out}_{dist.get_rank()}').write_text(message)
 
 
