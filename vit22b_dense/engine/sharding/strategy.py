@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import mmengine
@@ -13,17 +14,17 @@ from mmengine.registry import STRATEGIES
 from mmengine.utils import get_git_hash
 from torch import nn
 
-from ...checkpoint import CheckpointError
 from ...checkpoint.distributed import open_distributed
 from ...checkpoint.reading import is_distributed
 from ...errors import UserError
 from ...models.backbones.contract import DTYPES
+from ..checked import check_resumable
 from ..model import unwrapped
 from .checkpoint import write_distributed
 from .loading import load
 from .lockstep import Lockstep
 from .mesh import TENSOR, TIMEOUT, make_mesh, start_processes, together
-from .optimizer import load_state, state_of
+from .optimizer import by_name, load_state, state_of
 from .parallel import build, spread, without_backbone
 
 WRAPPERS = (None, 'OptimWrapper', 'BFloat16OptimWrapper')  # of optimisers that `ShardedOptimWrapper` stands for
@@ -189,23 +190,27 @@ class FSDP2Strategy(SingleDeviceStrategy):
         return checkpoint
 
     def resume(self, filename: str, **options: Any) -> dict:
-        """Go on from a folder that several processes have written, of any mesh; see mmengine's.
+        """Go on from a checkpoint of any mesh, or of one process; see mmengine's.
 
         Raises:
-            CheckpointError: it is another checkpoint, or of another optimiser.
+            CheckpointError: it holds weights alone, or is of another optimiser.
         """
-        if not is_distributed(filename):
-            raise CheckpointError(
-                f'{filename}: a checkpoint of one process, which a sharded run cannot resume; to start from its '
-                'weights, leave --resume out and give --cfg-options load_from=FILE'
-            )
-        self._resumed = filename
-        return super().resume(filename, **options)
+        self._resumed, callback = Path(filename), options.pop('callback')
+
+        def check(checkpoint: dict) -> None:
+            check_resumable(checkpoint, getattr(self, 'param_schedulers', None), filename)
+            callback(checkpoint)
+
+        return super().resume(filename, callback=check, **options)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the optimiser's state, of which ``state_dict`` has what is no tensor."""
+        model, optimizer = self.model, self.optim_wrapper.optimizer
         with together():
-            stored = open_distributed(self._resumed, 'optimizer')
-            load_state(self.model, self.optim_wrapper.optimizer, stored, state_dict['groups'])
+            if is_distributed(self._resumed):
+                stored, groups = open_distributed(self._resumed, 'optimizer'), state_dict['groups']
+            else:
+                stored, groups = by_name(model, optimizer, state_dict, self._resumed)
+            load_state(model, optimizer, stored, groups)
         with suppress(KeyError):
             self.optim_wrapper.base_param_settings = state_dict['base_param_settings']
