@@ -1,5 +1,6 @@
 """Short runs of a tiny backbone, in this process or in several with gloo; run as a script in each of them."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -21,8 +22,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed._symmetric_memory import _test_mode
 from torch.distributed.tensor import distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from vit22b_dense.checkpoint.fitting import is_sharded
 from vit22b_dense.engine.config import load_config
@@ -32,10 +35,12 @@ from vit22b_dense.engine.run import augment_test, build_training, leave
 from vit22b_dense.engine.sharding.checkpoint import write_distributed
 from vit22b_dense.engine.sharding.loading import shard_backbone
 from vit22b_dense.engine.sharding.mesh import make_mesh, start_processes
-from vit22b_dense.engine.sharding.tensor_parallel import gather_tokens, parallelize
+from vit22b_dense.engine.sharding.parallel import spread
+from vit22b_dense.engine.sharding.tensor_parallel import gather_tokens, parallelize, shard_tokens
 from vit22b_dense.engine.sharding.weights import without_memory
 from vit22b_dense.errors import UserError
 from vit22b_dense.models import ViT22B
+from vit22b_dense.ranks import first_says
 from vit22b_dense.warm import start_warm
 
 REPO = Path(__file__).resolve().parent.parent
@@ -109,8 +114,7 @@ def make_data(root):
 
 def broken_off(runs, name, folder):
     """A copy of a run's work dir, as if it had been killed after iteration 4."""
-    shutil.copytree(runs / name, folder)
-    shutil.rmtree(folder / 'iter_8.dcp')
+    shutil.copytree(runs / name, folder, ignore=shutil.ignore_patterns('iter_8.*'))
     return folder
 
 
@@ -224,8 +228,9 @@ def blocks(out, tokens):
                 heads = block.in_proj.weight.data.unflatten(0, (4, -1))
                 block.in_proj.weight.data = torch.cat([p.flatten(0, 1) for p in heads.split([8, 8, 8, 16], 1)])
             parallelize(backbone, mesh, sequence)
+            tokens_here = shard_tokens(x, mesh) if sequence else x
             with CommDebugMode() as forward:
-                z = block(x)
+                z = block(tokens_here)
             whole_z = gather_tokens(z)
             with CommDebugMode() as backward:
                 (z.to_local() if sequence else z).square().sum().backward()
@@ -234,6 +239,71 @@ def blocks(out, tokens):
                 forward=counts(forward), backward=counts(backward), output=float((whole_z - y).abs().max()),
                 gradients={n: float((got[n] - g).norm() / g.norm()) for n, g in expected.items()},
             )  # fmt: skip
+    if dist.get_rank() == 0:
+        Path(out).write_text(json.dumps(found))
+
+
+def fused(out):
+    """How often collectives, alone and fused with products, are in the compiled forward pass of a block.
+
+    Of four processes, two by two, that are not there: fake ones; the graph is that of real ones.
+    """
+    from torch._inductor import config as inductor  # takes seconds
+    from torch._inductor.exc import InductorError
+
+    dist.init_process_group('fake', world_size=4, rank=0, store=FakeStore())
+    dist.is_nccl_available = lambda: True
+    mesh, found = make_mesh(2, 2), {}
+    names = (
+        'symm_mem.fused_all_gather_matmul',
+        'symm_mem.fused_matmul_reduce_scatter',
+        'functional.all_',
+        'functional.reduce_',
+    )
+    for name, batch, biased in (('one image', 1, False), ('two images', 2, False), ('biased', 2, True)):
+        backbone = without_memory(dict(type='ViT22B', arch=dict(ARCH, num_layers=1), img_size=56, compile_blocks=True))
+        if biased:
+            backbone.blocks[0].out_proj.bias = nn.Parameter(torch.empty(32, device='meta'))
+        spread(backbone, backbone, mesh, sequence_parallel=True, dtype=torch.bfloat16)
+        graphs = []
+
+        def keep(graph, graphs=graphs):
+            graphs.append(str(graph))
+            raise InterruptedError  # before code is generated
+
+        options = dict(_micro_pipeline_tp=True, post_grad_custom_post_pass=keep, fx_graph_cache=False)
+        with inductor.patch(options), _test_mode(), contextlib.suppress(InductorError):
+            backbone(torch.randn(batch, 3, 56, 56))
+        (graph,) = graphs
+        found[name] = {n: graph.count(f'torch.ops.{n}') + graph.count(f'_c10d_{n}') for n in names}
+    Path(out).write_text(json.dumps(found))
+
+
+def compiled(out):
+    """Compiled blocks that processes share, with sizes that vary: how far outputs and gradients are off."""
+    start_processes(60)
+    mesh, found, compile_ = make_mesh(1, dist.get_world_size())['tensor'], {}, nn.Module.compile
+    nn.Module.compile = lambda block, **options: compile_(block, backend='aot_eager', **options)
+    for name, sequence in (('tensor', False), ('sequence', True)):
+        torch.manual_seed(0)
+        one, shared = (ViT22B(dict(ARCH, num_layers=2), img_size=56, compile_blocks=c) for c in (False, True))
+        shared.load_state_dict(one.state_dict())
+        parallelize(shared, mesh, sequence)
+        for batch, height in ((2, 56), (1, 56), (2, 42), (2, 70)):  # 20, 20, 15 and 25 tokens
+            x, w = torch.randn(batch, 3, height, 70), torch.randn(32, 1, 1)
+            case = found[f'{name} {batch} {height}'] = {}
+            with torch.no_grad():
+                case['output'] = float((one(x)[0] - shared(x)[0]).abs().max())
+            try:
+                (shared(x)[0] * w).sum().backward()
+            except UserError as error:
+                case['error'] = str(error)
+                continue
+            (one(x)[0] * w).sum().backward()
+            pairs = [(p.grad, whole(q.grad)) for p, q in zip(one.parameters(), shared.parameters(), strict=True)]
+            case['gradients'] = max(float((g - h).norm() / g.norm()) for g, h in pairs)
+            one.zero_grad()
+            shared.zero_grad()
     if dist.get_rank() == 0:
         Path(out).write_text(json.dumps(found))
 
@@ -274,13 +344,14 @@ def peak():
 
 
 def refused(out, task, options):
-    """Do a task that fails; each process stores what the error says."""
+    """Do a task that fails; each process stores what the error says, and whether it would print that."""
     start_processes(60)
     try:
         globals()[task](**options)
         message = 'no error'
     except UserError as error:
         message = f'{type(error).__name__}: {error}'
+        Path(f'{out}_{dist.get_rank()}.printed').write_text(str(not first_says(error, str(error))))
     Path(f'{out}_{dist.get_rank()}').write_text(message)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import REPO
 
-LEAVES = {'errors', 'files', 'progress', 'registry', 'strips', 'version', 'warm'}
+LEAVES = {'errors', 'files', 'progress', 'ranks', 'registry', 'strips', 'version', 'warm'}
 ALLOWED = {
     'models': {'checkpoint'},
     'datasets': set(),
@@ -22,6 +22,7 @@ ALLOWED = {
     'errors': set(),
     'files': set(),
     'progress': set(),
+    'ranks': set(),
     'registry': set(),
     'strips': set(),
     'version': set(),

@@ -50,11 +50,13 @@ def alone(data, features, tmp_path_factory):
     folder, seen = tmp_path_factory.mktemp('alone'), {}
 
     def of(name):
+        """And leaves its work dir beside the others, in `of.folder`."""
         if name not in seen:
             case = dict(CASES, clipped=CLIPPED)[name]
             seen[name] = sharded.train(config(data, folder / name, features=features, **case))
         return seen[name]
 
+    of.folder = folder
     return of
 
 
@@ -80,7 +82,7 @@ def two(data, features, thorough, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def again(data, two, thorough, tmp_path_factory):
+def again(data, alone, two, thorough, tmp_path_factory):
     """Two processes again: runs that were broken off, and checkpoints to test, to predict with and to refuse."""
     folder = tmp_path_factory.mktemp('again')
     mesh = dict(data=data, strategy=dict(data=2))
@@ -93,7 +95,14 @@ def again(data, two, thorough, tmp_path_factory):
         ('trained', dict(mesh, **case, out=folder / f'{name}.pth', work_dir=broken_off(two, name, folder / name),
                          resume=True))
         for name, case in resumed.items()
-    ] + [
+    ]  # fmt: skip
+    begun_by_one = {'accumulated': dict(data=2), **({'clipped': PARALLEL['sequence']} if thorough else {})}
+    for name, strategy in begun_by_one.items():
+        alone(name)
+        begun = broken_off(alone.folder, name, folder / f'{name}_of_one')
+        tasks.append(('trained', dict(data=data, strategy=strategy, **dict(CASES, clipped=CLIPPED)[name], resume=True,
+                                      out=folder / f'{name}_of_one.pth', work_dir=begun)))  # fmt: skip
+    tasks += [
         ('scored', dict(mesh, **CASES[name], **options, work_dir=folder / f'{name}_test',
                         checkpoint=two / name / 'iter_8.dcp'))
         for name, options in scored.items()
@@ -132,7 +141,7 @@ def refusals(data, two, folder):
         'nan': ('trained', dict(mesh, out=None, regime='frozen', weights=folder / 'nan.pth'),
                 ['OtherRankError: process 1: CheckpointError: .*nan.pth: NaN',
                  '^CheckpointError: .*nan.pth: NaN.* blocks.1.in_proj.weight']),
-        'single': ('trained', again, ['iter_3.pth: a checkpoint of one process, which a sharded run cannot'] * 2),
+        'single': ('trained', again, ['iter_3.pth: cannot be resumed, it lacks meta, message_hub, optimizer'] * 2),
         'mesh': ('trained', dict(mesh, out=None, work_dir=folder / 'mesh', strategy=dict(data=3)),
                  ['MeshError: a mesh of 3 x 1 .*needs 3 processes, and there are 2'] * 2),
         'full': ('written', dict(path=folder / 'full.dcp'),
@@ -272,6 +281,8 @@ def test_both_processes_refuse(name, again, data, two, tmp_path):
     for rank, message in enumerate(expected):
         said = ' '.join((again / f'{name}_{rank}').read_text().split())
         assert re.search(message, said), said
+    printed = [(again / f'{name}_{rank}.printed').read_text() for rank in range(2)]
+    assert printed == ['True', str(name == 'nan')]  # by the first, and by who has met something else
     assert not [path for path in again.iterdir() if 'full.dcp' in path.name]
 
 
@@ -284,7 +295,19 @@ def test_the_tool_trains_validates_and_stores(again):
     assert open_weights(again / 'tool/best_mIoU_iter_2.dcp').keys() == open_weights(again / 'tool/iter_2.dcp').keys()
 
 
-def test_one_process_does_not_resume_what_two_have_written(two, data, tmp_path):
-    folder = broken_off(two, 'accumulated', tmp_path / 'run')
-    with pytest.raises(CheckpointError, match=r'iter_4.dcp: was written by a sharded run; resume it with --strategy'):
-        sharded.train(config(data, folder, resume=True, **CASES['accumulated']))
+@pytest.mark.parametrize('name', ['accumulated', pytest.param('clipped', marks=slow)])
+def test_two_processes_go_on_from_a_checkpoint_of_one(name, alone, again):
+    resumed = torch.load(again / f'{name}_of_one.pth')
+    assert len(resumed['gradients']) == len(alone(name)['gradients']) / 2
+    for parameter, value in alone(name)['params'].items():
+        torch.testing.assert_close(resumed['params'][parameter], value, atol=1e-6, rtol=0)
+    assert (again / f'{name}_of_one/iter_4.pth').exists()
+    assert (again / f'{name}_of_one/iter_8.dcp').exists()
+
+
+@pytest.mark.parametrize('name', ['accumulated', pytest.param('frozen', marks=slow)])
+def test_one_process_goes_on_from_a_checkpoint_of_two(name, alone, two, data, tmp_path):
+    folder = broken_off(two, name, tmp_path / 'run')
+    resumed = sharded.train(config(data, folder, resume=True, **CASES[name]))
+    for parameter, value in alone(name)['params'].items():
+        torch.testing.assert_close(resumed['params'][parameter], value, atol=1e-6, rtol=0)

@@ -15,8 +15,8 @@ from vit22b_dense.engine.strategies import use_strategy
 from vit22b_dense.models import PlainViT
 
 
-def flags(strategy='fsdp2', tp=None, sequence_parallel=False, amp=False):
-    return Namespace(strategy=strategy, tp=tp, sequence_parallel=sequence_parallel, amp=amp)
+def flags(strategy='fsdp2', tp=None, sequence_parallel=False, async_tp=False, amp=False):
+    return Namespace(strategy=strategy, tp=tp, sequence_parallel=sequence_parallel, async_tp=async_tp, amp=amp)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def eight(monkeypatch):
         (dict(tp=3), '--tp 3: does not divide the 8 processes'),
         (dict(tp=0), '--tp 0: does not divide'),
         (dict(sequence_parallel=True), '--sequence-parallel: needs --tp 2 or more'),
-        (dict(strategy=None, tp=2), '--tp, --sequence-parallel: need --strategy fsdp2'),
+        (dict(strategy=None, tp=2), '--tp, --sequence-parallel, --async-tp: need --strategy fsdp2'),
     ],
 )
 def test_flags_that_do_not_fit(options, message, eight):
@@ -50,8 +50,9 @@ def test_not_started_by_torchrun(monkeypatch):
 
 def test_the_mesh_follows_from_the_flags(eight):
     cfg = Config()
-    use_strategy(cfg, flags(tp=2, sequence_parallel=True, amp=True))
-    assert cfg.strategy == dict(type='FSDP2Strategy', data=4, tensor=2, sequence_parallel=True, dtype='bfloat16')
+    use_strategy(cfg, flags(tp=2, sequence_parallel=True, async_tp=True, amp=True))
+    both = dict(sequence_parallel=True, async_tp=True)
+    assert cfg.strategy == dict(type='FSDP2Strategy', data=4, tensor=2, **both, dtype='bfloat16')
     assert cfg.launcher == 'pytorch'
     use_strategy(cfg, flags(strategy=None, tp=4))  # a config that has one, on other processes
     assert (cfg.strategy.data, cfg.strategy.tensor, cfg.strategy.dtype) == (2, 4, 'bfloat16')

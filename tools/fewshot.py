@@ -23,10 +23,12 @@ with contextlib.redirect_stdout(sys.stderr):  # mmseg says what it did not find;
     from vit22b_dense.engine.config import default_work_dir, find_config
     from vit22b_dense.engine.features.maker import make_features
     from vit22b_dense.engine.rates import add_rate_argument
+    from vit22b_dense.engine.strategies import add_strategy_arguments
     from vit22b_dense.errors import ToolParser, UserError, run_tool
     from vit22b_dense.fewshot.cells import TABLE, Cell, results
     from vit22b_dense.fewshot.curve import draw_curve
     from vit22b_dense.fewshot.plan import Backbone, plan_cells
+    from vit22b_dense.fewshot.processes import Processes
     from vit22b_dense.fewshot.runs import Run
     from vit22b_dense.fewshot.table import markdown, missing_lines, to_csv
     from vit22b_dense.files import write_atomically
@@ -65,6 +67,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--features', type=Path, metavar='DIR', help='with --cached: folder of the features')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='cells at a time (default: 1)')
+    add_strategy_arguments(parser)
+    parser.add_argument('--nproc', type=int, metavar='N', help='with --strategy: processes of a cell, as many as GPUs')
     add_rate_argument(parser)
     parser.add_argument('--data-root', metavar='DIR', help='folder of the data set')
     parser.add_argument('--work-dir', type=Path, metavar='DIR', help='default: work_dirs/fewshot_CONFIG')
@@ -127,6 +131,7 @@ def main() -> int:
         args.cfg_options = [*args.cfg_options, f'features.draws={args.draws}']
     if args.lr:
         args.cfg_options = [*args.cfg_options, args.lr]
+    processes = Processes.of(args)
     args.config = str(find_config(args.config))  # one name for one config in tables and commands
     name = Path(default_work_dir(args.config, dict(regime=args.regime))).name
     work_dir = args.work_dir or Path('work_dirs', f'fewshot_{name}')
@@ -141,6 +146,7 @@ def main() -> int:
         args.data_root,
         args.cfg_options,
         args.features,
+        processes,
     )
     if args.collect and not work_dir.is_dir():
         raise UserError(f'{work_dir}: no such folder, so there is nothing to collect; name it with --work-dir')

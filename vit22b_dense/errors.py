@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from .ranks import first_says
+
 DEBUG = '--debug'
 ADVICE = {
     errno.ENOSPC: 'the disk is full: make room, or name another place',
@@ -59,7 +61,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit: with what it returns, or with one line about what is wrong.
 
     That is a `UserError`, or what the operating system and the libraries raise because of something outside the
-    program. Anything else is a fault of the program and keeps its traceback; ``--debug`` shows every traceback.
+    program. Anything else is a fault of the program and keeps its traceback; ``--debug`` shows every traceback. Of
+    several processes that meet the same, the first one says it.
     """
     _set_up()
     gc.freeze()  # what is imported stays; mmengine asks for a full collection at each data set that it builds
@@ -75,7 +78,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
         message = without_traceback(error) if isinstance(error, UserError) else explanation(error)
         if message is None or DEBUG in sys.argv:
             raise
-        print(f'error: {message}', file=sys.stderr)
+        if not first_says(error, message):
+            print(f'error: {message}', file=sys.stderr)
         status = getattr(error, 'status', 1)
     sys.exit(status or 0)
 

@@ -94,6 +94,27 @@ def open_distributed(path: str | Path, section: str = 'state_dict') -> LazyWeigh
     return LazyWeights(path, infos, read, read_part=read_part)
 
 
+def as_of_one_process(path: str | Path, beside: dict) -> dict:
+    """The state of an optimiser as one process stores it: mmengine's, with numbers in place of names.
+
+    Args:
+        path: a folder that several processes have written.
+        beside: what it has under ``optimizer`` beside the tensors: ``groups``, each with its ``params`` by name.
+
+    Raises:
+        CheckpointError: see `open_distributed`.
+    """
+    numbers = {name: i for i, name in enumerate(name for group in beside['groups'] for name in group['params'])}
+    state: dict[int, dict[str, Tensor]] = {}
+    stored = open_distributed(path, 'optimizer')
+    for key in stored:
+        name, _, kind = key.rpartition('.')
+        state.setdefault(numbers[name], {})[kind] = stored.read(key)
+    groups = [dict(group, params=[numbers[name] for name in group['params']]) for group in beside['groups']]
+    rest = {key: value for key, value in beside.items() if key != 'groups'}
+    return dict(rest, state=state, param_groups=groups)
+
+
 def _reader(path: Path) -> FileSystemReader:
     """PyTorch's reader of a whole checkpoint, with its ``metadata``."""
     try:

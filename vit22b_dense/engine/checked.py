@@ -18,6 +18,8 @@ from ..files import naming
 from .config import ConfigError
 from .work_dir import find_checkpoint
 
+RESUMABLE = ('meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers')
+
 
 @contextmanager
 def building(cfg: Config) -> Iterator[None]:
@@ -30,6 +32,23 @@ def building(cfg: Config) -> Iterator[None]:
         raise ConfigError(
             f'{cfg.filename}: no run can be built from it ({type(error).__name__}: {error}); --debug shows where'
         ) from error
+
+
+def check_resumable(checkpoint: dict, schedulers: list | dict | None, filename: str | Path) -> None:
+    """Check that a checkpoint has what a run with these ``param_schedulers`` goes on from.
+
+    Raises:
+        CheckpointError: it holds weights alone, or other schedulers.
+    """
+    if lacking := [key for key in RESUMABLE if key not in checkpoint]:
+        raise CheckpointError(
+            f'{filename}: cannot be resumed, it lacks {", ".join(lacking)}; to start from its weights, leave '
+            '--resume out and give --cfg-options load_from=FILE'
+        )
+    if isinstance(schedulers, list):  # mmengine pairs them until one side ends
+        stored = checkpoint['param_schedulers']
+        if not isinstance(stored, list) or len(stored) != len(schedulers):
+            raise CheckpointError(f'{filename}: cannot be resumed, its param_schedulers are not {len(schedulers)}')
 
 
 def _building(name: str) -> Callable:

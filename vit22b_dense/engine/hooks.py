@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ..checkpoint import check_finite, check_fit
+from ..checkpoint.reading import DISTRIBUTED
 from ..datasets.seeding import seed_random_state
 from ..evaluation.companions import summary
 from ..files import remove, write_atomically
@@ -131,7 +132,8 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             write_atomically(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
             if outdated is not None:
-                remove(Path(self.out_dir, outdated))
+                for suffix in ('.pth', DISTRIBUTED):  # a run may go on in another number of processes
+                    remove(Path(self.out_dir, outdated).with_suffix(suffix))
 
 
 @HOOKS.register_module()

@@ -32,6 +32,7 @@ from ..progress import Progress
 from .config import ConfigError
 
 RECORD = 'lr.json'
+SEARCH = 'lr_search=True'  # the override
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the decoder's own rate
 FOLDS, ENOUGH = 5, 16  # a fifth is held out, then another one, until so many images were
 NEAR = 0.03  # of the best score: rates this near to it are taken for equal
@@ -50,7 +51,7 @@ def add_rate_argument(parser: argparse.ArgumentParser) -> None:
 def _override(text: str) -> str:
     """``KEY=VALUE`` of a learning rate."""
     if text == 'auto':
-        return 'lr_search=True'
+        return SEARCH
     try:
         if not 0 < float(text) < math.inf:
             raise ValueError

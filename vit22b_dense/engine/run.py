@@ -13,10 +13,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoint import CheckpointError, load_weights, state_dict_of
+from ..checkpoint.distributed import as_of_one_process
 from ..checkpoint.reading import is_distributed
 from ..errors import UserError
 from ..files import naming
-from .checked import CheckedRun, building
+from .checked import CheckedRun, building, check_resumable
 from .config import ConfigError, add_config_arguments, axes_of, check_data, config_of, default_work_dir
 from .model import unwrapped
 from .precision import use_mixed_precision
@@ -30,7 +31,6 @@ LAUNCHED = {  # variables that a launcher sets
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
-RESUMABLE = ('meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers')
 
 
 @RUNNERS.register_module()
@@ -76,19 +76,11 @@ class DenseRunner(CheckedRun, Runner):
         Raises:
             CheckpointError: it cannot be read, does not fit, or is to be resumed and holds weights alone.
         """
-        if self._resume and is_distributed(filename):
-            raise CheckpointError(f'{filename}: was written by a sharded run; resume it with --strategy fsdp2')
         checkpoint = read_for(unwrapped(self.model), filename)
-        lacking = [key for key in RESUMABLE if key not in checkpoint]
-        if self._resume and lacking:
-            raise CheckpointError(
-                f'{filename}: cannot be resumed, it lacks {", ".join(lacking)}; to start from its weights, leave '
-                '--resume out and give --cfg-options load_from=FILE'
-            )
-        if self._resume and isinstance(self.param_schedulers, list):  # mmengine pairs them until one side ends
-            stored, own = checkpoint['param_schedulers'], self.param_schedulers
-            if not isinstance(stored, list) or len(stored) != len(own):
-                raise CheckpointError(f'{filename}: cannot be resumed, its param_schedulers are not {len(own)}')
+        if self._resume:
+            check_resumable(checkpoint, self.param_schedulers, filename)
+            if is_distributed(filename):
+                checkpoint['optimizer'] = as_of_one_process(filename, checkpoint['optimizer'])
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         with torch.no_grad():
             load_weights(unwrapped(self.model), state_dict_of(checkpoint), filename, allow_partial=True)

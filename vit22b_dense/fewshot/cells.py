@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..checkpoint.reading import DISTRIBUTED
 from ..engine.rates import read_rate, use_found_rate
-from ..engine.work_dir import check_same_run
+from ..engine.work_dir import check_same_run, is_whole
 from ..errors import UserError
 from ..evaluation.runs import RECORD, TEST, read_record
 from ..files import write_atomically
@@ -29,6 +30,7 @@ class Cell:
     arguments: tuple[str, ...]  # axes and overrides, as both tools take them
     train_names: tuple[str, ...] = field(repr=False)  # of its subset's images
     tools: Path  # folder of train.py and test.py
+    launch: tuple[str, ...] = ()  # what starts a tool in several processes, in front of it
 
     def __str__(self) -> str:
         return f'{self.entry.backbone} {fraction_name(self.entry.fraction)} seed {self.entry.seed}'
@@ -40,14 +42,21 @@ class Cell:
 
     def commands(self) -> dict[str, list[str]]:
         """The commands that remain to be run, by the name of the tool."""
-        checkpoint = self.work_dir / f'iter_{self.entry.iterations}.pth'
+        last = self.work_dir / f'iter_{self.entry.iterations}{DISTRIBUTED if self.launch else ".pth"}'
+        checkpoint = next((path for path in self.checkpoints if path.stem == last.stem and is_whole(path)), last)
         # without a validation, which would be the test once more
-        own = {'train': ['--resume', '--no-validate', '--work-dir', self.work_dir]} if not checkpoint.exists() else {}
+        own = {'train': ['--resume', '--no-validate', '--work-dir', self.work_dir]} if not is_whole(checkpoint) else {}
         own['test'] = [checkpoint, '--work-dir', self.work_dir / TEST]
+        start = sys.executable, *self.launch
         return {
-            name: [sys.executable, *map(str, [self.tools / f'{name}.py', self.cfg.filename, *some, *self.arguments])]
+            name: [*map(str, [*start, self.tools / f'{name}.py', self.cfg.filename, *some, *self.arguments])]
             for name, some in own.items()
         }
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """All that have been written so far."""
+        return [path for suffix in ('.pth', DISTRIBUTED) for path in self.work_dir.glob(f'*{suffix}')]
 
     def result(self) -> CellResult:
         """Its current entry in the table."""
@@ -68,7 +77,7 @@ class Cell:
         if cfg.get('lr_search'):
             use_found_rate(cfg, self.work_dir)
         check_same_run(self.work_dir, cfg)
-        listed, trained = self.work_dir / SUBSET, any(self.work_dir.glob('*.pth'))
+        listed, trained = self.work_dir / SUBSET, bool(self.checkpoints)
         names = listed.read_text('utf-8', 'surrogateescape').splitlines() if listed.is_file() else None
         if trained and names is not None and digest(names) != self.entry.subset_digest:
             raise UserError(

@@ -14,6 +14,7 @@ from ..datasets.complete import check_complete
 from ..engine.config import check_data, check_weights, load_config, parse_overrides, weights_name
 from ..errors import UserError
 from .cells import Cell
+from .processes import Processes
 from .published import deviations
 from .subset import FewShotSubset, digest
 from .table import CellResult
@@ -78,6 +79,7 @@ def plan_cells(
     data_root: str | None = None,
     options: Sequence[str] = (),
     features: Path | None = None,
+    processes: Processes | None = None,
 ) -> list[Cell]:
     """All cells, seed by seed, so that whole curves appear early.
 
@@ -92,6 +94,7 @@ def plan_cells(
         options: ``KEY=VALUE`` strings as for ``--cfg-options``.
         features: with the regime ``cached``, the folder that contains a folder of features for each backbone; None for
             the default of each.
+        processes: of each cell; None for one.
 
     Raises:
         UserError: an unknown or doubled value, data or samples that are missing, a unit that the data set does not
@@ -134,8 +137,13 @@ def plan_cells(
         )
         given = {axis.replace('_', '-'): value for axis, value in axes.items() if value is not None}
         arguments = [part for axis, value in given.items() for part in (f'--{axis}', value)]
+        launch = ()
+        if processes is not None:
+            overrides += processes.share_batch(cfg)
+            arguments += processes.flags
+            launch = processes.launch
         arguments += ['--cfg-options', *overrides] if overrides else []
-        cells[folder] = Cell(entry, cfg, work_dir / folder, tuple(arguments), names, tools)
+        cells[folder] = Cell(entry, cfg, work_dir / folder, tuple(arguments), names, tools, launch)
         cells[folder].check_folder()
     return list(cells.values())
 

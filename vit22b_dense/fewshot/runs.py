@@ -102,7 +102,7 @@ class Run:
         cell.write_subset()
         iterations = cell.entry.iterations
         print(f'{self._place(cell)}: {len(cell.train_names)} images, {iterations} iterations', flush=True)
-        start, resumed = time.time(), any(cell.work_dir.glob('*.pth'))
+        start, resumed = time.time(), bool(cell.checkpoints)
         self.begun.append(cell)
         for name, command in cell.commands().items():
             log = cell.work_dir / f'{name}.txt'
@@ -117,7 +117,8 @@ class Run:
             if status:
                 lines = [line for line in log.read_text('utf-8', 'replace').splitlines() if line.strip()]
                 how = f'killed by signal {-status}' if status < 0 else f'ended with status {status}'
-                reason = f'tools/{name}.py {how}: {lines[-1] if lines else "no output"}'
+                said = next((line for line in reversed(lines) if line.startswith('error: ')), None)  # not torchrun's
+                reason = f'tools/{name}.py {how}: {said or (lines[-1] if lines else "no output")}'
                 write_atomically(cell.work_dir / FAILURE, f'{reason}\n')
                 print(f'{self._place(cell)}: FAILED, {reason}\n    all of its output: {log}', flush=True)
                 return

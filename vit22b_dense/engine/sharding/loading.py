@@ -69,8 +69,7 @@ def load_sharded(cfg: Config, filename: str | Path) -> tuple[nn.Module, DeviceMe
     """
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     mesh, model = mesh_of(cfg), build(cfg.model)
-    options = dict(sequence_parallel=cfg.strategy.get('sequence_parallel', False), with_weights=False)
-    lockstep = spread(model, model.backbone, mesh, **options)
+    lockstep = spread(model, model.backbone, mesh, **_options(cfg), with_weights=False)
 
     def check(checkpoint: dict) -> None:
         checkpoint['state_dict'] = complete(model, checkpoint, filename)
@@ -82,6 +81,10 @@ def load_sharded(cfg: Config, filename: str | Path) -> tuple[nn.Module, DeviceMe
     with torch.no_grad():  # the first pass gathers what is not part of a block, on all processes
         model(torch.zeros(1, 3, side, side, device=get_device()), mode='tensor')
     return model, mesh, lockstep
+
+
+def _options(cfg: Config) -> dict:
+    return {name: cfg.strategy.get(name, False) for name in ('sequence_parallel', 'async_tp')}
 
 
 def shard_backbone(cfg: Config, model: nn.Module, seed: int | None) -> Lockstep:
@@ -98,4 +101,4 @@ def shard_backbone(cfg: Config, model: nn.Module, seed: int | None) -> Lockstep:
     backbone = model.backbone
     if seed is not None:
         backbone.seed = seed
-    return spread(backbone, backbone, mesh_of(cfg), cfg.strategy.get('sequence_parallel', False))
+    return spread(backbone, backbone, mesh_of(cfg), **_options(cfg))

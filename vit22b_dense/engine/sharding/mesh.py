@@ -71,6 +71,8 @@ def repeats_another(mesh: DeviceMesh) -> bool:
 def together() -> Iterator[None]:
     """Run a block on every process; if one fails, all do, instead of waiting for it for ever.
 
+    The errors have the attribute ``first_says`` of `ranks.first_says`.
+
     Raises:
         OtherRankError: on the processes where the block itself went well.
     """
@@ -81,11 +83,15 @@ def together() -> Iterator[None]:
         error = caught
     errors = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error and (type(error).__name__, str(error)))
+    rank, first = dist.get_rank(), errors[0]
     if error is not None:
+        error.first_says = rank > 0 and errors[rank] == first
         raise error
-    for rank, other in enumerate(errors):
+    for number, other in enumerate(errors):
         if other is not None:
-            raise OtherRankError(f'process {rank}: {other[0]}: {other[1]}')
+            error = OtherRankError(f'process {number}: {other[0]}: {other[1]}')
+            error.first_says = rank > 0
+            raise error
 
 
 def from_first(value: object) -> object:

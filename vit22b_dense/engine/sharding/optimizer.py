@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -66,6 +67,40 @@ def state_of(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor],
     return tensors, groups
 
 
+def by_name(model: nn.Module, optimizer: Optimizer, stored: Mapping, path: Path) -> tuple[LazyWeights, list[dict]]:
+    """The state of an optimiser that one process has stored, in the form in which `load_state` takes it.
+
+    Args:
+        model: that the optimiser is of.
+        stored: mmengine's, with numbers in place of names. path: where it lies, for messages.
+
+    Raises:
+        CheckpointError: it is of other groups of parameters.
+    """
+    own, there = state_of(model, optimizer)[1], stored['param_groups']
+    if [len(group['params']) for group in own] != [len(group['params']) for group in there]:
+        raise CheckpointError(f'{path}: cannot be resumed, its optimiser has other groups of parameters')
+    groups = [dict(settings, params=group['params']) for group, settings in zip(own, there, strict=True)]
+    names = {
+        number: name
+        for group, settings in zip(own, there, strict=True)
+        for name, number in zip(group['params'], settings['params'], strict=True)
+    }
+    shapes = {name: param.shape for name, param in model.named_parameters()}
+    tensors = {}
+    for number, state in stored['state'].items():
+        name = names[number]
+        for kind, value in state.items():
+            if isinstance(value, Tensor):
+                if value.shape not in ((), shapes[name]):
+                    raise CheckpointError(f'{path}: cannot be resumed, {kind} of {name} is {tuple(value.shape)} there')
+                tensors[f'{name}.{kind}'] = value
+    infos = {key: torch.empty_like(value, device='meta') for key, value in tensors.items()}
+    return LazyWeights(
+        path, infos, lambda key: tensors[key].clone(), read_part=lambda key, part: tensors[key][part]
+    ), groups
+
+
 def load_state(model: nn.Module, optimizer: Optimizer, stored: LazyWeights, groups: list[Mapping]) -> None:
     """Give an optimiser a stored state; each process reads the parts of its shards.
 
@@ -86,7 +121,7 @@ def load_state(model: nn.Module, optimizer: Optimizer, stored: LazyWeights, grou
     if lines:
         raise CheckpointError(f'{stored.path}: cannot be resumed, its optimiser is another: {"; ".join(lines)}')
     for group, settings in zip(optimizer.param_groups, groups, strict=True):
-        group.update({key: value for key, value in settings.items() if key != 'params'})
+        group.update({key: value for key, value in settings.items() if key not in ('params', 'foreach')})
     for key, info in stored.items():
         name, _, kind = key.rpartition('.')
         param = names[name]

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from ..model import unwrapped
+from .async_tp import overlap
 from .lockstep import Lockstep
 from .mesh import DATA, TENSOR, together
 from .tensor_parallel import parallelize
@@ -31,6 +32,7 @@ def spread(
     sequence_parallel: bool = False,
     dtype: torch.dtype | None = None,
     with_weights: bool = True,
+    async_tp: bool = False,
 ) -> Lockstep | None:
     """Shard a model in place, and give its backbone weights where it was built without memory.
 
@@ -42,11 +44,14 @@ def spread(
         dtype: in which the blocks compute, from and to float32 outside; gradients are summed in float32. None: that
             of the weights.
         with_weights: False where a checkpoint brings them.
+        async_tp: see `overlap`.
 
     Returns:
         What keeps the processes in step while they test; None for a backbone without weights.
     """
     skeleton = skeleton_of(backbone)
+    if async_tp:
+        overlap(backbone, mesh[TENSOR], sequence_parallel)
     if mesh[TENSOR].size() > 1:
         parallelize(backbone, mesh[TENSOR], sequence_parallel)
     mixed = MixedPrecisionPolicy(dtype, torch.float32, torch.float32) if dtype else MixedPrecisionPolicy()

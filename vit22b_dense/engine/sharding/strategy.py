@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import mmengine
@@ -13,17 +14,17 @@ from mmengine.registry import STRATEGIES
 from mmengine.utils import get_git_hash
 from torch import nn
 
-from ...checkpoint import CheckpointError
 from ...checkpoint.distributed import open_distributed
 from ...checkpoint.reading import is_distributed
 from ...errors import UserError
 from ...models.backbones.contract import DTYPES
+from ..checked import check_resumable
 from ..model import unwrapped
 from .checkpoint import write_distributed
 from .loading import load
 from .lockstep import Lockstep
 from .mesh import TENSOR, TIMEOUT, make_mesh, start_processes, together
-from .optimizer import load_state, state_of
+from .optimizer import by_name, load_state, state_of
 from .parallel import build, spread, without_backbone
 
 WRAPPERS = (None, 'OptimWrapper', 'BFloat16OptimWrapper')  # of optimisers that `ShardedOptimWrapper` stands for
@@ -40,6 +41,7 @@ class FSDP2Strategy(SingleDeviceStrategy):
         data: processes with data of their own.
         tensor: neighbouring processes that share the products of each block: tensor parallelism.
         sequence_parallel: shard the tokens between the products, too.
+        async_tp: with compiled blocks on GPUs, exchange tokens while the products compute.
         dtype: in which blocks compute: ``'float32'``, or ``'bfloat16'`` with gradients summed in float32.
         timeout: seconds after which a process that waits for another one gives up.
         env_kwargs, log_kwargs, and the rest: mmengine's.
@@ -58,11 +60,13 @@ class FSDP2Strategy(SingleDeviceStrategy):
         data: int = 1,
         tensor: int = 1,
         sequence_parallel: bool = False,
+        async_tp: bool = False,
         dtype: str = 'float32',
         timeout: float = TIMEOUT,
         **parts: Any,
     ) -> None:
-        self.timeout, self.sequence_parallel, self.must_fill = timeout, sequence_parallel, True
+        self.timeout, self.must_fill = timeout, True
+        self.options = dict(sequence_parallel=sequence_parallel, async_tp=async_tp)
         self.dtype = None if dtype == 'float32' else DTYPES[dtype]
         self._sizes = data, tensor
         super().__init__(**parts)
@@ -92,7 +96,7 @@ class FSDP2Strategy(SingleDeviceStrategy):
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         model = self.convert_model(model)
         backbone = unwrapped(model).backbone
-        lockstep = spread(model, backbone, self.mesh, self.sequence_parallel, self.dtype, self.must_fill)
+        lockstep = spread(model, backbone, self.mesh, dtype=self.dtype, with_weights=self.must_fill, **self.options)
         if lockstep is not None:
             self._keep_step(model, lockstep)
         return model
@@ -186,23 +190,27 @@ class FSDP2Strategy(SingleDeviceStrategy):
         return checkpoint
 
     def resume(self, filename: str, **options: Any) -> dict:
-        """Go on from a folder that several processes have written, of any mesh; see mmengine's.
+        """Go on from a checkpoint of any mesh, or of one process; see mmengine's.
 
         Raises:
-            CheckpointError: it is another checkpoint, or of another optimiser.
+            CheckpointError: it holds weights alone, or is of another optimiser.
         """
-        if not is_distributed(filename):
-            raise CheckpointError(
-                f'{filename}: a checkpoint of one process, which a sharded run cannot resume; to start from its '
-                'weights, leave --resume out and give --cfg-options load_from=FILE'
-            )
-        self._resumed = filename
-        return super().resume(filename, **options)
+        self._resumed, callback = Path(filename), options.pop('callback')
+
+        def check(checkpoint: dict) -> None:
+            check_resumable(checkpoint, getattr(self, 'param_schedulers', None), filename)
+            callback(checkpoint)
+
+        return super().resume(filename, callback=check, **options)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the optimiser's state, of which ``state_dict`` has what is no tensor."""
+        model, optimizer = self.model, self.optim_wrapper.optimizer
         with together():
-            stored = open_distributed(self._resumed, 'optimizer')
-            load_state(self.model, self.optim_wrapper.optimizer, stored, state_dict['groups'])
+            if is_distributed(self._resumed):
+                stored, groups = open_distributed(self._resumed, 'optimizer'), state_dict['groups']
+            else:
+                stored, groups = by_name(model, optimizer, state_dict, self._resumed)
+            load_state(model, optimizer, stored, groups)
         with suppress(KeyError):
             self.optim_wrapper.base_param_settings = state_dict['base_param_settings']

@@ -6,8 +6,11 @@ sequence parallelism, where the tokens are sharded between the products too, an 
 their place. Beside these, the backward pass sums the gradients of what the heads share: two vectors of a head's width.
 """
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -77,10 +80,42 @@ def parallelize(backbone: nn.Module, mesh: DeviceMesh, sequence_parallel: bool =
         own = dict(up_bias=Shard(0), **(dict(out_bias=Replicate()) if sequence_parallel else {}))
         parallelize_module(block, mesh, _Parameters(**own))
         if sequence_parallel:
-            block.register_forward_pre_hook(lambda _, inputs: (shard_tokens(inputs[0], mesh), *inputs[1:]))
+            _alone(block.in_proj)
+        if backbone.compile_blocks:  # again, for each size: PyTorch 2.13 fails where sizes of shards are to vary
+            block.compile(dynamic=False)
     if sequence_parallel:
-        maps = backbone.maps
-        backbone.maps = lambda tokens, size: maps(gather_tokens(tokens), size)
+        _run_on_shards(backbone, mesh)
+
+
+def _run_on_shards(backbone: nn.Module, mesh: DeviceMesh) -> None:
+    """Let the blocks of a backbone, and nothing else in it, see shards of the tokens.
+
+    Compiled, PyTorch 2.13 takes shards of unequal sizes for equal ones, with wrong results and no error: such tokens
+    run uncompiled, and cannot be trained on.
+    """
+    run, maps, compiled = backbone.run_blocks, backbone.maps, backbone.compile_blocks
+
+    def run_blocks(tokens: Tensor, *rest: Any, **more: Any) -> Iterator[tuple[int, Tensor]]:
+        uneven = compiled and tokens.shape[TOKENS] % mesh.size() > 0
+        if uneven and torch.is_grad_enabled():
+            raise MeshError(
+                f'--sequence-parallel with compile_blocks=True: --tp {mesh.size()} does not divide the '
+                f'{tokens.shape[TOKENS]} tokens of an image; choose another crop_size, or leave one of the two out'
+            )
+        with torch.compiler.set_stance('force_eager') if uneven else nullcontext():
+            yield from run(shard_tokens(tokens, mesh), *rest, **more)
+
+    backbone.run_blocks = run_blocks
+    backbone.maps = lambda tokens, size: maps(gather_tokens(tokens), size)
+
+
+def _alone(product: nn.Module) -> None:
+    """Run a product on a single image without the dimension of the batch.
+
+    Its tokens are then gathered along the first dimension, in the form in which `async_tp` finds them.
+    """
+    product.register_forward_pre_hook(lambda _, x: (x[0].squeeze(0),), prepend=True)
+    product.register_forward_hook(lambda _, __, y: y if y.dim() == 3 else y.unsqueeze(0))
 
 
 def plan_of(sequence_parallel: bool) -> dict[str, ParallelStyle]:
