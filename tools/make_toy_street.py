@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         default='ade',
         help="layout: ADE20K's, Waymo's v2 parquet files, or crops with the names of what they show, to pretrain on",
     )
-    parser.add_argument('--crop', metavar='N', type=int, default=112, help='side of the crops with labels, in pixels')
+    parser.add_argument('--crop', metavar='N', type=int, default=28, help='side of the crops with labels, in pixels')
     parser.add_argument('--train', metavar='N', type=int, default=320, help='training frames (waymo: segments)')
     parser.add_argument('--val', metavar='N', type=int, default=64, help='validation frames (waymo: segments)')
     parser.add_argument('--size', metavar='HxW', type=parse_size, default='224x320', help='in pixels')

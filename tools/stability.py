@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
 def config(args: argparse.Namespace, name: str) -> Config:
     """The pretraining on the toy street, smaller, at a constant rate without clipping, nothing stopped."""
     overrides = {
-        'train_cfg.max_iters': args.iterations, 'train_dataloader.num_workers': 0,
+        'train_cfg.max_iters': args.iterations, 'train_dataloader.batch_size': 16, 'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False, 'optim_wrapper.optimizer.lr': args.lr,
         'model.backbone.img_size': SIDE, 'log_processor.window_size': 1, 'default_hooks.logger.interval': 1,
         'default_hooks.checkpoint.interval': args.iterations,

@@ -17,10 +17,10 @@ common = dict(
 )
 train_pipeline = [_base_.load_image, dict(type='RandomFlip', prob=0.5), pack]
 train_dataloader = dict(
-    batch_size=16, num_workers=2, dataset=dict(dataset=dict(dataset=dict(**common, pipeline=train_pipeline)))
+    batch_size=64, num_workers=2, dataset=dict(dataset=dict(dataset=dict(**common, pipeline=train_pipeline)))
 )
-val_dataloader = dict(batch_size=32, num_workers=2, dataset=dict(**common, pipeline=[_base_.load_image, pack]))
+val_dataloader = dict(batch_size=128, num_workers=2, dataset=dict(**common, pipeline=[_base_.load_image, pack]))
 test_dataloader = val_dataloader
-max_iters = _base_.max_iters // 200
+max_iters = _base_.max_iters * 3 // 160
 train_cfg, param_scheduler = pretraining_schedule(max_iters)
 model = dict(head=dict(num_classes=num_classes))

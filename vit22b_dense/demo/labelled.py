@@ -14,7 +14,7 @@ from .render import encode_jpeg, render, sample_light, sample_view
 
 _SHORT = {'training': 'train', 'validation': 'val'}
 NAMES = {label: label.name.lower() for label in Label if label is not Label.OTHER}
-SHOWN = 0.01  # share of a crop's pixels from which on it shows a class
+SHOWN = 0.1  # share of a crop's pixels from which on it shows a class
 OVERLAP = 1.4  # the crops' area in all, of the frame's
 
 
@@ -26,8 +26,8 @@ class LabelledSet(MadeSet):
     ROOT/labels/{train,val}/FRAME_CROP.txt the names of their classes, one a line.
     """
 
-    crop: int = 112  # side of a crop in pixels
-    kind: ClassVar = {'format': 'labels', 'version': 1}
+    crop: int = 28  # side of a crop in pixels
+    kind: ClassVar = {'format': 'labels', 'version': 2}
 
     def __post_init__(self) -> None:
         super().__post_init__()
