@@ -1,6 +1,5 @@
 """Short runs of a tiny backbone, in this process or in several with gloo; run as a script in each of them."""
 
-import contextlib
 import errno
 import itertools
 import json
@@ -22,10 +21,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from safetensors.torch import save_file
 from torch import nn
-from torch.distributed._symmetric_memory import _test_mode
 from torch.distributed.tensor import distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from vit22b_dense.checkpoint.fitting import is_sharded
 from vit22b_dense.engine.config import load_config
@@ -244,38 +241,53 @@ def blocks(out, tokens):
 
 
 def fused(out):
-    """How often collectives, alone and fused with products, are in the compiled forward pass of a block.
+    """How often collectives, alone and fused with products, are in the compiled passes of a block, forward first.
 
-    Of four processes, two by two, that are not there: fake ones; the graph is that of real ones.
+    Of four processes, two by two, that are not there; their graphs are those of real ones. No code is generated.
     """
-    from torch._inductor import config as inductor  # takes seconds
-    from torch._inductor.exc import InductorError
+    import torch.distributed._symmetric_memory as symmetric  # what takes seconds, and what only this needs
+    from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._guards import detect_fake_mode
+    from torch._inductor import config as inductor
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.fx_passes.post_grad import post_grad_passes, view_to_reshape
+    from torch._inductor.virtualized import V
+    from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    names = [
+        'symm_mem.fused_all_gather_matmul', 'symm_mem.fused_matmul_reduce_scatter',
+        '_c10d_functional.all_gather', '_c10d_functional.reduce_scatter',
+    ]  # fmt: skip
+    graphs, found, compile_ = [], {}, nn.Module.compile
+
+    def passes(graph, inputs):
+        view_to_reshape(graph)
+        with V.set_fake_mode(detect_fake_mode(inputs)):
+            post_grad_passes(graph, is_inference=False)
+        graph.recompile()
+        text = str(graph.graph)
+        graphs.append([text.count(f'torch.ops.{name}') for name in names])
+        return make_boxed_func(graph)
+
+    options = dict(decompositions=select_decomp_table, partition_fn=min_cut_rematerialization_partition)
+    backend = aot_autograd(fw_compiler=passes, bw_compiler=passes, **options)
+    nn.Module.compile = lambda block, **more: compile_(block, backend=backend, **more)
     dist.init_process_group('fake', world_size=4, rank=0, store=FakeStore())
     dist.is_nccl_available = lambda: True
-    mesh, found = make_mesh(2, 2), {}
-    names = (
-        'symm_mem.fused_all_gather_matmul',
-        'symm_mem.fused_matmul_reduce_scatter',
-        'functional.all_',
-        'functional.reduce_',
-    )
+    here = torch.library.Library('symm_mem', 'IMPL')  # without GPUs they are only declared
+    for name in ('fused_all_gather_matmul', 'fused_matmul_reduce_scatter'):
+        here.impl(name, getattr(symmetric, f'_{name}'), 'CPU')
+    mesh = make_mesh(2, 2)
     for name, batch, biased in (('one image', 1, False), ('two images', 2, False), ('biased', 2, True)):
         backbone = without_memory(dict(type='ViT22B', arch=dict(ARCH, num_layers=1), img_size=56, compile_blocks=True))
         if biased:
             backbone.blocks[0].out_proj.bias = nn.Parameter(torch.empty(32, device='meta'))
         spread(backbone, backbone, mesh, sequence_parallel=True, dtype=torch.bfloat16)
-        graphs = []
-
-        def keep(graph, graphs=graphs):
-            graphs.append(str(graph))
-            raise InterruptedError  # before code is generated
-
-        options = dict(_micro_pipeline_tp=True, post_grad_custom_post_pass=keep, fx_graph_cache=False)
-        with inductor.patch(options), _test_mode(), contextlib.suppress(InductorError):
-            backbone(torch.randn(batch, 3, 56, 56))
-        (graph,) = graphs
-        found[name] = {n: graph.count(f'torch.ops.{n}') + graph.count(f'_c10d_{n}') for n in names}
+        graphs.clear()
+        with inductor.patch(_micro_pipeline_tp=True), symmetric._test_mode():
+            backbone(torch.randn(batch, 3, 56, 56))[0].sum().backward()
+        found[name] = list(graphs)
     Path(out).write_text(json.dumps(found))
 
 

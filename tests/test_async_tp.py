@@ -13,12 +13,12 @@ from vit22b_dense.engine.sharding.mesh import MeshError
 
 
 def test_both_products_of_a_compiled_block_are_fused_with_their_communication(tmp_path):
-    """And a bias inside of the output product, which would undo it, is noticed."""
+    """Forward and backward. And a bias inside of the output product, which would undo it, is noticed."""
     sharded.run(1, [('fused', dict(out=tmp_path / 'found.json'))], tmp_path)
     found = json.loads((tmp_path / 'found.json').read_text())
-    for name in ('one image', 'two images'):
-        assert list(found[name].values()) == [1, 1, 0, 0]
-    assert list(found['biased'].values()) == [1, 0, 0, 1]
+    both = [1, 1, 0, 0]  # of all-gathers and reduce-scatters: fused, fused, alone, alone
+    assert found['one image'] == found['two images'] == [both, both]
+    assert found['biased'] == [[1, 0, 0, 1], both]
 
 
 def test_what_is_lacking_is_named(monkeypatch):

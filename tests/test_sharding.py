@@ -96,7 +96,10 @@ def again(data, alone, two, thorough, tmp_path_factory):
                          resume=True))
         for name, case in resumed.items()
     ]  # fmt: skip
-    begun_by_one = {'accumulated': dict(data=2), **({'clipped': PARALLEL['sequence']} if thorough else {})}
+    begun_by_one = {
+        'accumulated': dict(data=2),
+        **({'clipped': PARALLEL['sequence'], 'frozen': dict(data=2)} if thorough else {}),
+    }
     for name, strategy in begun_by_one.items():
         alone(name)
         begun = broken_off(alone.folder, name, folder / f'{name}_of_one')
@@ -295,7 +298,7 @@ def test_the_tool_trains_validates_and_stores(again):
     assert open_weights(again / 'tool/best_mIoU_iter_2.dcp').keys() == open_weights(again / 'tool/iter_2.dcp').keys()
 
 
-@pytest.mark.parametrize('name', ['accumulated', pytest.param('clipped', marks=slow)])
+@pytest.mark.parametrize('name', ['accumulated', *(pytest.param(n, marks=slow) for n in ('clipped', 'frozen'))])
 def test_two_processes_go_on_from_a_checkpoint_of_one(name, alone, again):
     resumed = torch.load(again / f'{name}_of_one.pth')
     assert len(resumed['gradients']) == len(alone(name)['gradients']) / 2

@@ -134,7 +134,7 @@ def test_weights_alone_cannot_be_resumed(finished, lacking, tmp_path):
     checkpoint = torch.load(finished / 'iter_2.pth', weights_only=False)
     torch.save({k: v for k, v in checkpoint.items() if k != lacking}, tmp_path / 'iter_2.pth')
     runner = DenseRunner.__new__(DenseRunner)
-    runner._resume, runner.model = True, None
+    runner._resume, runner.model, runner.param_schedulers = True, None, []
     with pytest.raises(CheckpointError, match=f'iter_2.pth: cannot be resumed, it lacks {lacking}'):
         runner.load_checkpoint(str(tmp_path / 'iter_2.pth'))
 

@@ -81,6 +81,7 @@ def parallelize(backbone: nn.Module, mesh: DeviceMesh, sequence_parallel: bool =
         parallelize_module(block, mesh, _Parameters(**own))
         if sequence_parallel:
             _alone(block.in_proj)
+            _alone(block.out_proj)
         if backbone.compile_blocks:  # again, for each size: PyTorch 2.13 fails where sizes of shards are to vary
             block.compile(dynamic=False)
     if sequence_parallel:
@@ -112,7 +113,7 @@ def _run_on_shards(backbone: nn.Module, mesh: DeviceMesh) -> None:
 def _alone(product: nn.Module) -> None:
     """Run a product on a single image without the dimension of the batch.
 
-    Its tokens are then gathered along the first dimension, in the form in which `async_tp` finds them.
+    Its tokens, and their gradients, are then gathered along the first dimension, as `async_tp` recognises it.
     """
     product.register_forward_pre_hook(lambda _, x: (x[0].squeeze(0),), prepend=True)
     product.register_forward_hook(lambda _, __, y: y if y.dim() == 3 else y.unsqueeze(0))
@@ -129,7 +130,7 @@ def plan_of(sequence_parallel: bool) -> dict[str, ParallelStyle]:
         plan,
         norm=SequenceParallel(sequence_dim=TOKENS),
         in_proj=ColwiseParallel(input_layouts=tokens),
-        out_proj=RowwiseParallel(output_layouts=tokens, use_local_output=False),
+        out_proj=RowwiseParallel(output_layouts=Shard(-2), use_local_output=False),
         drop_path=_Local(),
     )
 
