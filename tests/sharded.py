@@ -91,7 +91,7 @@ def config(data, work_dir, regime='scratch', strategy=None, features=None, weigh
         if 'Crop' in step['type']:
             step['crop_size'] = (56, 70)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    cfg.work_dir = str(work_dir)
+    cfg.work_dir = cfg.visualizer.name = str(work_dir)  # mmengine keeps one visualizer of a name
     return cfg
 
 

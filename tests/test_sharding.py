@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import sharded
 import torch
@@ -168,6 +169,25 @@ def test_two_processes_share_the_products_of_a_block(name, alone, two):
     params, gradients = differences(alone('clipped'), torch.load(two / f'{name}.pth'))
     assert params < 1e-5
     assert gradients < 1e-3
+
+
+def attention(folder):
+    """What a run's log says of its blocks' attention: largest logits and entropies, in the first iteration."""
+    (log,) = folder.glob('*/vis_data/2*.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (found,) = (line for line in lines if 'attention/entropy/0' in line)
+    return [[found[f'attention/{kind}/{i}'] for i in range(3)] for kind in ('max_logit', 'entropy')]
+
+
+def test_the_attention_that_is_logged_is_that_of_all_processes(alone, two):
+    alone('accumulated')
+    assert attention(two / 'accumulated') == [
+        pytest.approx(values, rel=1e-4) for values in attention(alone.folder / 'accumulated')
+    ]
+    alone('clipped')
+    (logits, entropies), (some, _) = attention(two / 'tensor'), attention(alone.folder / 'clipped')
+    assert all(more >= one - 1e-4 for more, one in zip(logits, some, strict=True))  # of two heads on each process
+    assert all(0 < entropy < np.log(20) for entropy in entropies)
 
 
 @pytest.mark.parametrize('name', PARALLEL)
