@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogFormatter
 from mmengine.config import Config
 
 from vit22b_dense.engine.config import find_config, load_config
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('data', metavar='DATA', type=Path, help='a toy street of labels')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, default='work_dirs/stability', help='new or empty')
-    parser.add_argument('--lr', metavar='RATE', type=float, default=1e-2, help='learning rate (default: 1e-2)')
+    parser.add_argument('--lr', metavar='RATE', type=float, default=5e-3, help='learning rate (default: 5e-3)')
     parser.add_argument('--iterations', metavar='N', type=int, default=200, help='of each run (default: 200)')
     parser.add_argument('--seed', metavar='N', default='0', help='of weights and data order (default: 0)')
     return parser.parse_args()
@@ -106,7 +106,7 @@ def draw(results: dict[str, dict], title: str) -> bytes:
     for panel in panels[:2]:
         panel.set_yscale('log')
         panel.yaxis.set_major_formatter('{x:g}')
-        panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.yaxis.set_minor_formatter(LogFormatter())  # labels where there is less than a decade
     panels[2].axhline(np.log((SIDE // 14) ** 2), color='grey', linewidth=0.8)
     panels[0].legend()
     figure.suptitle(title)

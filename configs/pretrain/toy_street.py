@@ -21,6 +21,6 @@ train_dataloader = dict(
 )
 val_dataloader = dict(batch_size=128, num_workers=2, dataset=dict(**common, pipeline=[_base_.load_image, pack]))
 test_dataloader = val_dataloader
-max_iters = _base_.max_iters * 3 // 160
+max_iters = _base_.max_iters // 20
 train_cfg, param_scheduler = pretraining_schedule(max_iters)
 model = dict(head=dict(num_classes=num_classes))
