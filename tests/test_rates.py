@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from vit22b_dense.datasets import SeededInfiniteSampler
 from vit22b_dense.engine.config import ConfigError, read_config
 from vit22b_dense.engine.features.maker import make_features
-from vit22b_dense.engine.rates import choose, held_out, read_rate, train_members, use_found_rate
+from vit22b_dense.engine.members import train_members
+from vit22b_dense.engine.rates import choose, held_out, read_rate, use_found_rate
 from vit22b_dense.engine.run import build_training
 from vit22b_dense.engine.work_dir import WorkDirError, check_same_run
 
