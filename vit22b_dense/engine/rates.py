@@ -155,14 +155,19 @@ def search(cfg: Config, data: Config) -> dict:
 
 
 def choose(rates: Sequence[float], scores: Sequence[float], better: Callable = max) -> float:
-    """The highest of the rates whose scores are as good as the best, up to `NEAR` of it.
+    """The middle one of the rates whose scores are as good as the best, up to `NEAR` of it; of two, the higher.
 
-    The best score on a few images is often one of several that differ by chance. Of these, the highest is the safest:
-    too low a rate leaves a decoder short of what it can reach, the more so with all of the images to learn from, while
-    too high a one falls to zero in the end.
+    The best score on a few images is often one of several that differ by chance, and the middle of these is safest. Of
+    two, the higher is: the decoder is then trained on more images in as many iterations.
+
+    Args:
+        rates: from low to high.
+        scores: one a rate; NaN where it has diverged.
+        better: ``max`` or ``min``.
     """
     best = better(score for score in scores if score == score)
-    return max(rate for rate, score in zip(rates, scores, strict=True) if abs(score - best) <= NEAR * abs(best))
+    near = [rate for rate, score in zip(rates, scores, strict=True) if abs(score - best) <= NEAR * abs(best)]
+    return near[len(near) // 2]
 
 
 def held_out(units: Sequence[str], folds: int, enough: int) -> list[list[int]]:
