@@ -24,6 +24,7 @@ def test_choice_is_the_middle_of_the_rates_as_good_as_the_best():
     assert choose(rates, [10, 20, 29.5, 29.6, 30]) == 30
     assert choose(rates, [10, 30, 29.5, 29, 10]) == 10  # 29 is not within 3 % of 30: the higher one of two
     assert choose(rates, [10, 30, 29.5, 29.2, 29.1]) == 30
+    assert choose(rates, [30, 20, 28, 28.5, 29.5]) == 10  # a dip between good ones is chance
     assert choose(rates, [0.1, 0.102, 0.103, 0.3, 0.4], better=min) == 3
     assert choose(rates, [20, 30, 10, float('nan'), float('nan')]) == 3  # what has diverged counts for nothing
 

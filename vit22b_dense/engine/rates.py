@@ -155,10 +155,10 @@ def search(cfg: Config, data: Config) -> dict:
 
 
 def choose(rates: Sequence[float], scores: Sequence[float], better: Callable = max) -> float:
-    """The middle one of the rates whose scores are as good as the best, up to `NEAR` of it; of two, the higher.
+    """The middle one from the lowest to the highest of the rates that are as good as the best, up to `NEAR` of its score.
 
-    The best score on a few images is often one of several that differ by chance, and the middle of these is safest. Of
-    two, the higher is: the decoder is then trained on more images in as many iterations.
+    The best score on a few images is often one of several that differ by chance, as a dip between two of them does. Of
+    two in the middle it is the higher: the decoder is then trained on more images in as many iterations.
 
     Args:
         rates: from low to high.
@@ -166,8 +166,8 @@ def choose(rates: Sequence[float], scores: Sequence[float], better: Callable = m
         better: ``max`` or ``min``.
     """
     best = better(score for score in scores if score == score)
-    near = [rate for rate, score in zip(rates, scores, strict=True) if abs(score - best) <= NEAR * abs(best)]
-    return near[len(near) // 2]
+    near = [i for i, score in enumerate(scores) if abs(score - best) <= NEAR * abs(best)]
+    return rates[(near[0] + near[-1] + 1) // 2]
 
 
 def held_out(units: Sequence[str], folds: int, enough: int) -> list[list[int]]:
