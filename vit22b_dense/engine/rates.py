@@ -155,7 +155,7 @@ def search(cfg: Config, data: Config) -> dict:
 
 
 def choose(rates: Sequence[float], scores: Sequence[float], better: Callable = max) -> float:
-    """The middle one from the lowest to the highest of the rates that are as good as the best, up to `NEAR` of its score.
+    """The middle one from the lowest to the highest rate that is as good as the best, up to `NEAR` of its score.
 
     The best score on a few images is often one of several that differ by chance, as a dip between two of them does. Of
     two in the middle it is the higher: the decoder is then trained on more images in as many iterations.
