@@ -12,18 +12,21 @@ from torch.utils.data import DataLoader
 from vit22b_dense.datasets import SeededInfiniteSampler
 from vit22b_dense.engine.config import ConfigError, read_config
 from vit22b_dense.engine.features.maker import make_features
-from vit22b_dense.engine.rates import choose, held_out, read_rate, train_members, use_found_rate
+from vit22b_dense.engine.members import train_members
+from vit22b_dense.engine.rates import choose, held_out, read_rate, use_found_rate
 from vit22b_dense.engine.run import build_training
 from vit22b_dense.engine.work_dir import WorkDirError, check_same_run
 
 
-def test_choice_is_the_nearest_to_the_own_rate_of_those_as_good_as_the_best():
+def test_choice_is_the_middle_of_the_rates_as_good_as_the_best():
     rates = [1, 3, 10, 30, 100]
-    assert choose(rates, [10, 20, 30, 20, 10], own=10) == 10
-    assert choose(rates, [10, 29.5, 29.6, 30, 10], own=10) == 10
-    assert choose(rates, [10, 20, 25, 30, 29.5], own=10) == 30
-    assert choose(rates, [0.1, 0.102, 0.2, 0.3, 0.4], own=10, better=min) == 3
-    assert choose(rates, [20, 30, 10, float('nan'), float('nan')], own=10) == 3  # what has diverged counts for nothing
+    assert choose(rates, [10, 20, 30, 20, 10]) == 10
+    assert choose(rates, [10, 20, 29.5, 29.6, 30]) == 30
+    assert choose(rates, [10, 30, 29.5, 29, 10]) == 10  # 29 is not within 3 % of 30: the higher one of two
+    assert choose(rates, [10, 30, 29.5, 29.2, 29.1]) == 30
+    assert choose(rates, [30, 20, 28, 28.5, 29.5]) == 10  # a dip between good ones is chance
+    assert choose(rates, [0.1, 0.102, 0.103, 0.3, 0.4], better=min) == 3
+    assert choose(rates, [20, 30, 10, float('nan'), float('nan')]) == 3  # what has diverged counts for nothing
 
 
 def test_whole_units_are_held_out_each_once():
@@ -66,6 +69,7 @@ def test_each_rate_trains_as_a_run_with_it_alone(data, tmp_path):
     weights, expected = third.decode_head.conv_seg.weight, alone.decode_head.conv_seg.weight
     torch.testing.assert_close(weights, expected, atol=0, rtol=0)
     assert not torch.equal(weights, start.decode_head.conv_seg.weight)
+    assert (third.decode_head.loss_at, start.decode_head.loss_at) == ('tokens', 'pixels')
 
 
 @pytest.mark.parametrize('case', ['live', 'cached', 'depth'])
@@ -86,7 +90,7 @@ def test_run_takes_the_rate_that_was_found(case, data, tmp_path, capsys):
     assert found['rates'] == [own * factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0)]
     assert found['score'] == ('abs_rel' if case == 'depth' else 'mIoU')
     assert len(set(found['scores'])) > 1  # they learned at different rates
-    assert found['lr'] == choose(found['rates'], found['scores'], own, min if case == 'depth' else max)
+    assert found['lr'] == choose(found['rates'], found['scores'], min if case == 'depth' else max)
     dumped = read_config(tmp_path / 'run' / cfg.filename.rsplit('/')[-1])
     assert (dumped.optim_wrapper.optimizer.lr, dumped.lr_search) == (found['lr'], False)
     assert f'learning rate {found["lr"]:g} ({found["score"]} on held-out training images' in capsys.readouterr().out

@@ -4,25 +4,19 @@ import argparse
 import copy
 import hashlib
 import json
-import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
-from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from mmseg.registry import DATASETS, MODELS
-from mmseg.structures import SegDataSample
-from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.plain import plain_pipeline
@@ -30,12 +24,13 @@ from ..datasets.seeding import Draw, SeededInfiniteSampler, random_state_of
 from ..files import write_atomically
 from ..progress import Progress
 from .config import ConfigError
+from .members import quiet, score_members, train_members
 
 RECORD = 'lr.json'
 SEARCH = 'lr_search=True'  # the override
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the decoder's own rate
 FOLDS, ENOUGH = 5, 16  # a fifth is held out, then another one, until so many images were
-NEAR = 0.03  # of the best score: rates this near to it are taken for equal
+NEAR = 0.03  # of the best score: rates this near to it count as equally good
 BETTER = dict(mIoU=max, abs_rel=min)  # the score that decides
 
 
@@ -148,26 +143,32 @@ def search(cfg: Config, data: Config) -> dict:
         )
         report = lambda n, done=i * length: progress(done + n, len(folds) * length)  # noqa: E731
         members = train_members(model, cfg, rates, batches, seed, report)
-        with _quiet():
+        with quiet():
             for index in held:
                 score_members(model, members, evaluators, plain[index])
-    with _quiet():
+    with quiet():
         found = [evaluator.evaluate(sum(map(len, folds))) for evaluator in evaluators]
     name = next((name for name in BETTER if name in found[0]), None)
     if name is None:
         raise ConfigError(f'{cfg.filename}: --lr auto: its evaluator gives neither of {", ".join(BETTER)}')
     scores = [float(one[name]) for one in found]
-    return dict(lr=choose(rates, scores, own, BETTER[name]), score=name, rates=rates, scores=scores)
+    return dict(lr=choose(rates, scores, BETTER[name]), score=name, rates=rates, scores=scores)
 
 
-def choose(rates: Sequence[float], scores: Sequence[float], own: float, better: Callable = max) -> float:
-    """Of the rates whose scores are as good as the best, up to `NEAR` of it, the one nearest to the decoder's own.
+def choose(rates: Sequence[float], scores: Sequence[float], better: Callable = max) -> float:
+    """The middle one from the lowest to the highest rate that is as good as the best, up to `NEAR` of its score.
 
-    The best score on a few images is often one of several that differ by chance.
+    The best score on a few images is often one of several that differ by chance, as a dip between two of them does. Of
+    two in the middle it is the higher: the decoder is then trained on more images in as many iterations.
+
+    Args:
+        rates: from low to high.
+        scores: one a rate; NaN where it has diverged.
+        better: ``max`` or ``min``.
     """
     best = better(score for score in scores if score == score)
-    near = [rate for rate, score in zip(rates, scores, strict=True) if abs(score - best) <= NEAR * abs(best)]
-    return min(near, key=lambda rate: abs(math.log(rate / own)))
+    near = [i for i, score in enumerate(scores) if abs(score - best) <= NEAR * abs(best)]
+    return rates[(near[0] + near[-1] + 1) // 2]
 
 
 def held_out(units: Sequence[str], folds: int, enough: int) -> list[list[int]]:
@@ -196,88 +197,6 @@ def held_out(units: Sequence[str], folds: int, enough: int) -> list[list[int]]:
         if sum(map(len, parts)) >= enough:
             break
     return parts
-
-
-def train_members(
-    model: nn.Module,
-    cfg: Config,
-    rates: Sequence[float],
-    batches: DataLoader,
-    seed: int,
-    progress: Callable[[int], None],
-) -> list[nn.Module]:
-    """Train copies of a model's decoder, one at each rate, on the maps of its frozen backbone.
-
-    Args:
-        model: with a backbone and, for each copy to start from, a decoder.
-        cfg: gives the optimiser, the schedule and the number of iterations.
-        rates: one a copy.
-        batches: endless.
-        seed: of what is random in the decoders, by iteration.
-        progress: called with the number of iterations done.
-
-    Returns:
-        The copies, whose backbone is one that gives the maps it is told.
-    """
-    members = [_member(model) for _ in rates]
-    wrappers = [_optimizer(member, cfg, rate) for member, rate in zip(members, rates, strict=True)]
-    schedules = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
-    steps = [
-        PARAM_SCHEDULERS.build(dict(schedule), default_args=dict(optimizer=wrapper))
-        for wrapper in wrappers
-        for schedule in schedules
-    ]
-    for iteration, data in enumerate(batches):
-        with torch.no_grad(), wrappers[0].optim_context(model):
-            maps = model.backbone(model.data_preprocessor(data, True)['inputs'])
-        for member, wrapper in zip(members, wrappers, strict=True):
-            member.backbone.maps = maps
-            with random_state_of((seed, iteration)):
-                member.train_step(data, wrapper)
-        for step in steps:
-            step.step()
-        progress(iteration + 1)
-        if iteration + 1 == cfg.train_cfg.max_iters:
-            return members
-
-
-@torch.no_grad()
-def score_members(model: nn.Module, members: Sequence[nn.Module], evaluators: Sequence[Evaluator], item: dict) -> None:
-    """Let each copy predict an image as it is seen in training, and tell its evaluator.
-
-    Args:
-        model: gives the maps.
-        members: from `train_members`.
-        evaluators: one a copy.
-        item: an image and its labels.
-    """
-    data = model.data_preprocessor(pseudo_collate([item]), True)
-    maps, (sample,) = model.backbone(data['inputs']), data['data_samples']
-    size = next(iter(_labels(sample).values())).data.shape[-2:]
-    for member, evaluator in zip(members, evaluators, strict=True):
-        member.backbone.maps = maps
-        member.eval()
-        fresh = SegDataSample(metainfo=dict(ori_shape=size, img_shape=size, img_path=sample.img_path))
-        fresh.set_data(_labels(sample))
-        blank = maps[0].new_zeros(()).expand(1, 3, *size)  # only its size is looked at
-        evaluator.process(member.predict(blank, [fresh]), data)
-
-
-def _labels(sample: SegDataSample) -> dict:
-    return {name: value for name, value in sample.items() if name.startswith('gt_')}
-
-
-class _Given(nn.Module):
-    """A backbone that gives the maps it is told."""
-
-    num_layers = 0
-    maps: tuple[Tensor, ...]
-
-    def forward(self, _: Tensor) -> tuple[Tensor, ...]:
-        return self.maps
-
-    def layer_id(self, name: str) -> int:
-        raise KeyError(name)
 
 
 class _Part(Dataset):
@@ -313,36 +232,6 @@ def _plain(cfg: Config) -> Any:
     inner = dataset.dataset.dataset
     inner.pipeline = plain_pipeline(inner.pipeline, cfg.test_dataloader.dataset.pipeline)
     return _Plain(DATASETS.build(dataset.dataset))
-
-
-def _member(model: nn.Module) -> nn.Module:
-    """A copy of a model with a decoder of its own."""
-    backbone, model.backbone = model.backbone, _Given()
-    try:
-        member = copy.deepcopy(model)
-    finally:
-        model.backbone = backbone
-    member.test_cfg.update(mode='whole')
-    if hasattr(member, 'mode'):
-        member.mode = 'whole'
-    return member.train()
-
-
-def _optimizer(member: nn.Module, cfg: Config, rate: float) -> OptimWrapper:
-    settings = copy.deepcopy(cfg.optim_wrapper)
-    settings.optimizer.lr = rate
-    with _quiet():
-        return build_optim_wrapper(member, settings)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without mmengine's tables of groups and of classes, one a rate."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _check(cfg: Config) -> None:

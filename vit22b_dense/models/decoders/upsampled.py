@@ -76,15 +76,18 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255)
         logits: ``(B, K, h, w)``; each token stands for an equal part of the picture.
         labels, ignore_index: as for `upsampled_cross_entropy`.
     """
-    batch, classes, height, width = logits.shape
+    _, classes, height, width = logits.shape
     rows, columns = (
         torch.arange(side, device=labels.device) * tokens // side
         for side, tokens in zip(labels.shape[1:], (height, width), strict=True)
     )
-    token = torch.arange(batch, device=labels.device)[:, None, None] * height * width + rows[:, None] * width + columns
-    classed = torch.where(labels != ignore_index, labels, classes)  # the last one of each token is dropped
-    counts = torch.bincount(
-        (token * (classes + 1) + classed).flatten(), minlength=batch * height * width * (classes + 1)
-    )
-    counts = counts.view(batch, height, width, classes + 1)[..., :classes].permute(0, 3, 1, 2)
+    first = (rows[:, None] * width + columns) * (classes + 1)  # bin of each pixel's token; its last one is dropped
+    counts = [
+        torch.bincount(
+            (first + of_image.masked_fill(of_image == ignore_index, classes)).flatten(),
+            minlength=height * width * (classes + 1),
+        )
+        for of_image in labels  # one at a time: it stays in a core's cache
+    ]
+    counts = torch.stack(counts).view(-1, height, width, classes + 1)[..., :classes].permute(0, 3, 1, 2)
     return -(counts * logits.float().log_softmax(1)).sum()
