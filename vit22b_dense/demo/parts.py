@@ -53,10 +53,10 @@ class Part(NamedTuple):
         axis = (end - start) / 2
         x, y, z = axis
         # Two directions across the axis; the first from whichever of y and x is farther from it.
-        a, b, c = (-z, 0.0, x) if abs(y) < 0.9 * np.linalg.norm(axis) else (0.0, z, -y)
+        a, b, c = (-z, 0.0, x) if abs(y) < 0.9 * np.sqrt(axis @ axis) else (0.0, z, -y)
         across = np.array([[a, b, c], [y * c - z * b, z * a - x * c, x * b - y * a]])
-        across = [v * (radius / np.linalg.norm(v)) for v in across]
-        return self.solid(kind, (start + end) / 2, np.stack([*across, axis], axis=1))
+        across = [v * (radius / np.sqrt(v @ v)) for v in across]
+        return self.solid(kind, (start + end) / 2, np.array([*across, axis]).T)
 
 
 def rotation(axis: int, angle: float) -> np.ndarray:
