@@ -61,8 +61,11 @@ class Part(NamedTuple):
 
 def rotation(axis: int, angle: float) -> np.ndarray:
     """The matrix (3, 3) that turns by `angle` radians about x (0), y (1) or z (2)."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.roll([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]], (axis, axis), (0, 1))
+    turn, i, j = np.eye(3), axis - 2, axis - 1
+    turn[i, i] = turn[j, j] = np.cos(angle)
+    turn[j, i] = np.sin(angle)
+    turn[i, j] = -turn[j, i]
+    return turn
 
 
 def place(parts: Iterable[Part], x: float, y: float, z: float, yaw: float, instance: int) -> list[Part]:
