@@ -178,7 +178,8 @@ def depth(part: Part, work_dir: Path) -> Steps[str]:
     names = ('abs_rel', 'rmse', 'delta_1.25', 'mse_log')
     rows = [f'| depth | {" | ".join(names)} |', '|---' * (len(names) + 1) + '|']
     axes = [*BACKBONE, '--regime', 'cached', '--data-root', data, '--features', work_dir / 'depth_features']
-    yield from part.run('computing the features of a frozen backbone', 'cache_features.py', CONFIGS / 'dpt.py', *axes)
+    cache = ['cache_features.py', CONFIGS / 'dpt.py', *axes, '--draws', '2']
+    yield from part.run('computing the features of a frozen backbone', *cache)
     for decoder, config in DECODERS.items():
         out = work_dir / f'depth_{config}'
         scores = yield from train_and_test(
