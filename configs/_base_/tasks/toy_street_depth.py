@@ -16,5 +16,5 @@ train_dataloader = dict(
 )
 val_dataloader = dict(num_workers=2, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
-max_iters = _base_.max_iters // 250
+max_iters = _base_.max_iters // 320
 train_cfg, param_scheduler = short_schedule(max_iters)
