@@ -298,8 +298,11 @@ def _take(vectors: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def _morton_order(origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """An order of rays in which neighbours are close in origin and direction, (N,) int64."""
-    features = np.concatenate([directions * _REACH, origins], axis=1)
-    low = features.min(axis=0, initial=np.inf)
-    cell = max((features.max(axis=0, initial=-np.inf) - low).max() / 255.0, 1e-9)
-    grid = ((features - low) / cell).astype(np.uint8)
-    return np.argsort(np.bitwise_or.reduce(_SPREAD[grid] << np.arange(6), axis=1), kind='stable')
+    columns = [*(directions.T * _REACH), *origins.T]
+    lows = [column.min(initial=np.inf) for column in columns]
+    spans = [column.max(initial=-np.inf) - low for column, low in zip(columns, lows, strict=True)]
+    cell, code = max(max(spans) / 255.0, 1e-9), np.zeros(len(origins), np.int64)
+    for bit, (column, low, span) in enumerate(zip(columns, lows, spans, strict=True)):
+        if span > 0:
+            code |= _SPREAD[((column - low) / cell).astype(np.uint8)] << bit
+    return np.argsort(code, kind='stable')
