@@ -152,12 +152,12 @@ def segmentation(part: Part, work_dir: Path) -> Steps[str]:
     data = work_dir / 'data'
     axes = ['--backbone', 'vit22b_toy', '--regime', 'scratch', '--data-root', data]
     scores = yield from train_and_test(
-        part, 'a ViT22B of six blocks from random weights', CONFIGS / 'linear.py', axes, work_dir / 'run', work_dir
+        part, 'a ViT22B of five blocks from random weights', CONFIGS / 'linear.py', axes, work_dir / 'run', work_dir
     )
     overview(sorted((work_dir / 'pictures').rglob('*.png'))[:4], work_dir / 'overview.png')
     return (
         '| | mIoU | pixel accuracy |\n|---|---|---|\n'
-        f'| ViT22B of six blocks, linear decoder | {scores["mIoU"]:.2f} | {scores["aAcc"]:.2f} |\n'
+        f'| ViT22B of five blocks, linear decoder | {scores["mIoU"]:.2f} | {scores["aAcc"]:.2f} |\n'
         f'| majority class everywhere | {scores["majority/mIoU"]:.2f} | {scores["majority/aAcc"]:.2f} |\n'
     )
 
