@@ -199,7 +199,7 @@ def test_every_depth_config_resolves_to_what_its_file_says(leaf):
     assert (metric.protocol.crop, metric.protocol.average) == (crop, average)
     assert metric.distances == ((0, 2, 4, 10) if far == 10 else (0, 20, 40, 80))
     assert (cfg.visualizer.type, cfg.visualizer.max_depth) == ('DepthPanelVisualizer', far)
-    assert cfg.train_cfg.max_iters == (320 if leaf.startswith('demo') else 80000)
+    assert cfg.train_cfg.max_iters == (250 if leaf.startswith('demo') else 80000)
     assert not {'max_depth', 'dataset', 'resize'} & set(cfg)
 
 

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -64,4 +65,8 @@ def test_visualizer_writes_what_mmseg_hands_it(tmp_path):
     visualizer.dataset_meta = META
     sample = SegDataSample(pred_sem_seg=PixelData(data=torch.ones(1, 8, 9, dtype=torch.long)))
     visualizer.add_datasample('x', np.zeros((8, 9, 3), np.uint8), sample, out_file=tmp_path / 'x.png')
-    assert (tmp_path / 'x.png').stat().st_size > 0
+    picture = cv2.imread(tmp_path / 'x.png')[..., ::-1]
+    assert len(np.unique(picture)) > 1
+    np.testing.assert_array_equal(visualizer.get_image(), picture)  # which mmseg's inferencer asks for
+    visualizer.set_image(picture[:5])
+    np.testing.assert_array_equal(visualizer.get_image(), picture[:5])

@@ -53,16 +53,19 @@ class Part(NamedTuple):
         axis = (end - start) / 2
         x, y, z = axis
         # Two directions across the axis; the first from whichever of y and x is farther from it.
-        a, b, c = (-z, 0.0, x) if abs(y) < 0.9 * np.linalg.norm(axis) else (0.0, z, -y)
+        a, b, c = (-z, 0.0, x) if abs(y) < 0.9 * np.sqrt(axis @ axis) else (0.0, z, -y)
         across = np.array([[a, b, c], [y * c - z * b, z * a - x * c, x * b - y * a]])
-        across = [v * (radius / np.linalg.norm(v)) for v in across]
-        return self.solid(kind, (start + end) / 2, np.stack([*across, axis], axis=1))
+        across = [v * (radius / np.sqrt(v @ v)) for v in across]
+        return self.solid(kind, (start + end) / 2, np.array([*across, axis]).T)
 
 
 def rotation(axis: int, angle: float) -> np.ndarray:
     """The matrix (3, 3) that turns by `angle` radians about x (0), y (1) or z (2)."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.roll([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]], (axis, axis), (0, 1))
+    turn, i, j = np.eye(3), axis - 2, axis - 1
+    turn[i, i] = turn[j, j] = np.cos(angle)
+    turn[j, i] = np.sin(angle)
+    turn[i, j] = -turn[j, i]
+    return turn
 
 
 def place(parts: Iterable[Part], x: float, y: float, z: float, yaw: float, instance: int) -> list[Part]:

@@ -75,8 +75,16 @@ class Street:
         self.kind, self.centre, self.axes = np.array(kind), np.array(centre), np.array(axes)
         self._porous = self.material == Material.LEAVES
         self.inverse, self.half = np.linalg.inv(self.axes), np.linalg.norm(self.axes, axis=1)
-        # For many solids at once: the coordinate first.
-        self._rows, self._centre = self.inverse.transpose(1, 2, 0).copy(), self.centre.T.copy()
+        # Upright boxes around the things that the parts belong to, to cull the parts of each together.
+        _, self._thing = np.unique(self.instance, return_inverse=True)
+        reach = np.abs(self.axes).sum(axis=2)
+        low, high = np.full((2, self._thing.max() + 1, 3), [[[np.inf]], [[-np.inf]]])
+        np.minimum.at(low, self._thing, self.centre - reach)
+        np.maximum.at(high, self._thing, self.centre + reach)
+        boxes = np.eye(3) / (high - low)[:, None] * 2
+        # For many solids at once, the boxes behind the parts: the coordinate first.
+        self._rows = np.concatenate([self.inverse, boxes]).transpose(1, 2, 0).copy()
+        self._centre = np.concatenate([self.centre, (low + high) / 2]).T.copy()
 
     def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
         """What each ray hits first; origins (N, 3) in metres, directions (N, 3) of unit length.
@@ -179,7 +187,10 @@ class Street:
         groups = np.stack(
             [np.minimum.reduceat(bounds[0], starts, axis=1), np.maximum.reduceat(bounds[1], starts, axis=1)]
         )
-        part, group = (v.ravel() for v in np.indices((len(self.kind), len(starts))))
+        parts, things = len(self.kind), self._thing.max() + 1
+        thing, group = (v.ravel() for v in np.indices((things, len(starts))))
+        met = (self._entry(parts + thing, groups, group) < np.inf).reshape(things, -1)
+        part, group = met[self._thing].nonzero()
         met = self._entry(part, groups, group) < np.inf
         part, block = np.repeat(part[met], _GROUP), (group[met, None] * _GROUP + np.arange(_GROUP)).ravel()
         part, block = part[block < count], block[block < count]
@@ -190,6 +201,8 @@ class Street:
 
     def _entry(self, p: np.ndarray, bounds: np.ndarray, at: np.ndarray) -> np.ndarray:
         """A bound below the distance at which rays between bounds[..., at] enter solids p, inf for a miss, (K,).
+
+        Solids are the parts, and behind them the boxes around things.
 
         The bounds (2, 6, B) are the lowest and highest coordinates of origins and directions; p and at are (K,).
         """
@@ -285,8 +298,11 @@ def _take(vectors: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def _morton_order(origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """An order of rays in which neighbours are close in origin and direction, (N,) int64."""
-    features = np.concatenate([directions * _REACH, origins], axis=1)
-    low = features.min(axis=0, initial=np.inf)
-    cell = max((features.max(axis=0, initial=-np.inf) - low).max() / 255.0, 1e-9)
-    grid = ((features - low) / cell).astype(np.uint8)
-    return np.argsort(np.bitwise_or.reduce(_SPREAD[grid] << np.arange(6), axis=1), kind='stable')
+    columns = [*(directions.T * _REACH), *origins.T]
+    lows = [column.min(initial=np.inf) for column in columns]
+    spans = [column.max(initial=-np.inf) - low for column, low in zip(columns, lows, strict=True)]
+    cell, code = max(max(spans) / 255.0, 1e-9), np.zeros(len(origins), np.int64)
+    for bit, (column, low, span) in enumerate(zip(columns, lows, spans, strict=True)):
+        if span > 0:
+            code |= _SPREAD[((column - low) / cell).astype(np.uint8)] << bit
+    return np.argsort(code, kind='stable')

@@ -87,6 +87,18 @@ class PanelVisualizer(SegLocalVisualizer):
 
     prediction: str
     ground_truth: str
+    _drawn: np.ndarray | None = None  # the last picture; Matplotlib, which is slow, gets it when it is asked for
+
+    def set_image(self, image: np.ndarray) -> None:
+        """See mmengine's ``Visualizer``."""
+        self._drawn = None
+        super().set_image(image)
+
+    def get_image(self) -> np.ndarray:
+        """The last picture, RGB."""
+        if self._drawn is not None:
+            self.set_image(self._drawn)
+        return super().get_image()
 
     @abstractmethod
     def draw(
@@ -123,7 +135,7 @@ class PanelVisualizer(SegLocalVisualizer):
             for field, wanted in ((self.prediction, draw_pred), (self.ground_truth, draw_gt))
         )
         drawn = self.draw(image, prediction, ground_truth, with_labels)
-        self.set_image(drawn)
+        self._drawn = drawn
         if show:
             self.show(drawn, win_name=name, wait_time=wait_time)
         if out_file is not None:

@@ -10,11 +10,11 @@ data_root = '{{$VIT22B_DATA_ROOT:data/toy_street_depth}}'
 # The streets' own light and colours vary more than PhotoMetricDistortion would make them.
 train_pipeline = [step for step in _base_.train_pipeline if step['type'] != 'PhotoMetricDistortion']
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     num_workers=2,
     dataset=dict(dataset=dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))),
 )
 val_dataloader = dict(num_workers=2, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
-max_iters = _base_.max_iters // 250
+max_iters = _base_.max_iters // 320
 train_cfg, param_scheduler = short_schedule(max_iters)
