@@ -5,8 +5,8 @@ from torch import Tensor
 
 from ...strips import resized
 
-# Logits of one strip: on a CPU 1 MB in float32, which stays in a core's cache.
-STRIP_NUMBERS = dict(cpu=2**18, other=2**24)
+# Logits of one strip: on a CPU 4 MB in float32, few enough for the caches and enough for several threads.
+STRIP_NUMBERS = dict(cpu=2**20, other=2**24)
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
@@ -18,33 +18,36 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         rows, columns = (
             resized(torch.eye(stored), side) for stored, side in zip(logits.shape[2:], (height, width), strict=True)
         )
-        step = max(1, STRIP_NUMBERS.get(logits.device.type, STRIP_NUMBERS['other']) // (classes * width))
-        strips = []  # top, the stored rows that it is made of, their weights
+        numbers = STRIP_NUMBERS.get(logits.device.type, STRIP_NUMBERS['other'])
+        step = min(max(1, numbers // (classes * width)), height)
+        strips = []  # their pixels, the stored rows that they are made of, the weights of those, there and back
         for top in range(0, height, step):
             weights = rows[top : top + step]
             first, *_, last = weights.any(0).nonzero().flatten().tolist() * 2
-            used = slice(first, last + 1)
-            strips.append((top, used, weights[:, used].to(logits.device)))
+            weights, pixels = weights[:, first : last + 1].to(logits.device), slice(top * width, (top + step) * width)
+            strips.append((pixels, slice(first, last + 1), weights, weights.T.contiguous()))
         columns = columns.to(logits.device)
         loss, correct = logits.new_zeros(()), torch.zeros((), dtype=torch.int64, device=logits.device)
         gradient = torch.empty_like(logits)
-        for i, of_image in enumerate(labels):
+        room = logits.new_empty(classes * step * width)  # of a strip: taking it anew each time takes longer
+        mine, total = logits.new_empty(2, 1, height * width)  # of each pixel: its label's logit, all exponentials
+        for i, of_image in enumerate(labels.flatten(1)):
             wide = logits[i] @ columns.T  # (K, h, W)
             wide_gradient = torch.zeros_like(wide)
-            for top, used, weights in strips:
-                strip = (weights @ wide[:, used]).flatten(1)  # (K, pixels)
-                label = of_image[top : top + step].reshape(1, -1).long()
-                known = label != ignore_index
-                label = torch.where(known, label, 0)
+            known = (of_image != ignore_index)[None].to(logits.dtype)
+            label, minus = of_image[None].clamp(0, classes - 1).long(), -known
+            for pixels, used, weights, back in strips:
+                strip = room[: classes * len(weights) * width].view(classes, -1, width)
+                strip = torch.matmul(weights, wide[:, used], out=strip).flatten(1)  # (K, pixels)
                 strip -= strip.amax(0, keepdim=True)
-                mine = strip.gather(0, label)
-                correct += ((mine == 0) & known).sum()
-                total = strip.exp_().sum(0, keepdim=True)
-                loss += ((total.log() - mine) * known).sum()
-                strip *= known / total
-                strip.scatter_add_(0, label, -known.to(strip.dtype))
-                wide_gradient[:, used] += weights.T @ strip.view(classes, -1, width)
+                torch.gather(strip, 0, label[:, pixels], out=mine[:, pixels])
+                torch.sum(strip.exp_(), 0, keepdim=True, out=total[:, pixels])
+                strip *= known[:, pixels] / total[:, pixels]
+                strip.scatter_add_(0, label[:, pixels], minus[:, pixels])
+                wide_gradient[:, used] += back @ strip.view(classes, -1, width)
             gradient[i] = wide_gradient @ columns
+            correct += ((mine == 0) & (known > 0)).sum()
+            loss += ((total.log_() - mine) * known).sum()
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(correct)
         return loss, correct
