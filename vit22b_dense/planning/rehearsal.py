@@ -20,6 +20,7 @@ from ..models.backbones.block import ParallelBlock
 from ..models.backbones.contract import DTYPES
 from ..models.decoders.depth import DepthHead
 from ..models.decoders.linear import LinearHead
+from ..models.decoders.upsampled import NUMBERS_OF_PIXEL, STRIP_NUMBERS
 
 FLOAT = 4  # bytes of a float32
 
@@ -186,8 +187,14 @@ def _loss(decoder: nn.ModuleDict, maps: list[Tensor], pixels: tuple[int, int]) -
     """Neck, head and a loss that takes the memory of the real one, without looking at numbers."""
     head = decoder['head']
     out = head(decoder['neck'](tuple(maps)) if 'neck' in decoder else tuple(maps))
-    if isinstance(head, LinearHead):  # in strips, whose gradient of the logits is made at once
-        return (out * torch.empty_like(out)).sum()
+    if isinstance(head, LinearHead):  # image by image in strips, and the gradient of the logits is made at once
+        _, classes, height, _ = out.shape
+        wide = torch.empty(2, classes, height, pixels[1])  # logits as wide as the image, and their gradient
+        strip = torch.empty(min(STRIP_NUMBERS['cpu'], classes * math.prod(pixels)))
+        of_image = torch.empty(NUMBERS_OF_PIXEL, *pixels)
+        loss = (out * torch.empty_like(out)).sum()
+        del wide, strip, of_image
+        return loss
     out = F.interpolate(out.float(), pixels, mode='bilinear', align_corners=False)
     if isinstance(head, DepthHead):
         return out.square().mean()

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from ...strips import resized
 
-# Logits of one strip: on a CPU 4 MB in float32, few enough for the caches and enough for several threads.
-STRIP_NUMBERS = dict(cpu=2**20, other=2**24)
+# Logits of one strip: on a CPU 2 MB in float32, few enough for the caches and enough for several threads.
+STRIP_NUMBERS = dict(cpu=2**19, other=2**24)
+NUMBERS_OF_PIXEL = 6  # that are kept of an image, in float32: two for its label, four for sums and weights
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
@@ -69,7 +70,8 @@ def upsampled_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 
     Returns:
         The sum of the loss over the pixels, and the number of those whose label has the highest logit, int64.
     """
-    return _UpsampledCrossEntropy.apply(logits.float(), labels, ignore_index)
+    with torch.autocast(logits.device.type, enabled=False):
+        return _UpsampledCrossEntropy.apply(logits.float(), labels, ignore_index)
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
