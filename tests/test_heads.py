@@ -59,6 +59,23 @@ def test_loss_in_strips_has_the_gradient_of_the_whole(monkeypatch):
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize('wrong', [7, 200, -1])
+def test_a_label_that_is_no_class_is_an_error(wrong):
+    label = torch.zeros(1, 20, 24, dtype=torch.int64)
+    label[0, 0, 0], label[0, 3, 5] = 255, wrong
+    with pytest.raises((IndexError, RuntimeError), match='out of bounds'):
+        upsampled.upsampled_cross_entropy(torch.randn(1, 7, 5, 6), label)
+
+
+def test_the_loss_is_in_float32_in_mixed_precision():
+    torch.manual_seed(0)
+    logits, label = torch.randn(1, 7, 5, 6), torch.randint(0, 7, (1, 33, 47))
+    expected, _ = upsampled.upsampled_cross_entropy(logits, label)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss, _ = upsampled.upsampled_cross_entropy(logits, label)
+    torch.testing.assert_close(loss, expected, atol=0, rtol=0)
+
+
 def test_other_losses_are_mmsegs():
     head = LinearHead(in_channels=8, num_classes=5, loss_decode=dict(type='CrossEntropyLoss', class_weight=[1.0] * 5))
     maps, label = (torch.randn(2, 8, 3, 4),), torch.randint(0, 5, (2, 1, 42, 56))

@@ -30,13 +30,15 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         columns = columns.to(logits.device)
         loss, correct = logits.new_zeros(()), torch.zeros((), dtype=torch.int64, device=logits.device)
         gradient = torch.empty_like(logits)
-        room = logits.new_empty(classes * step * width)  # of a strip: taking it anew each time takes longer
+        room = logits.new_empty(classes * step * width)  # for one strip after another: allocating each anew is slower
         mine, total = logits.new_empty(2, 1, height * width)  # of each pixel: its label's logit, all exponentials
         for i, of_image in enumerate(labels.flatten(1)):
             wide = logits[i] @ columns.T  # (K, h, W)
             wide_gradient = torch.zeros_like(wide)
-            known = (of_image != ignore_index)[None].to(logits.dtype)
-            label, minus = of_image[None].clamp(0, classes - 1).long(), -known
+            ignored = (of_image == ignore_index)[None]
+            # any other label that is no class stays, and is an error below
+            label, known = of_image[None].long().masked_fill(ignored, 0), (~ignored).to(logits.dtype)
+            minus = -known
             for pixels, used, weights, back in strips:
                 strip = room[: classes * len(weights) * width].view(classes, -1, width)
                 strip = torch.matmul(weights, wide[:, used], out=strip).flatten(1)  # (K, pixels)
