@@ -31,26 +31,34 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         loss, correct = logits.new_zeros(()), torch.zeros((), dtype=torch.int64, device=logits.device)
         gradient = torch.empty_like(logits)
         room = logits.new_empty(classes * step * width)  # for one strip after another: allocating each anew is slower
-        mine, total = logits.new_empty(2, 1, height * width)  # of each pixel: its label's logit, all exponentials
+        # of each pixel: its label's logit, the highest one, all exponentials
+        mine, best, total = logits.new_empty(3, 1, height * width)
+        # Of the up to four tokens that a pixel lies between, one counts at least a quarter. Its best class is at zero
+        # there, so a pixel's best is above -75 if all is above -100, and no sum of exponentials vanishes.
+        logits = logits - logits.amax(1, keepdim=True)
+        shifts = logits.device.type != 'cpu' or bool(logits.amin() < -100)
         for i, of_image in enumerate(labels.flatten(1)):
             wide = logits[i] @ columns.T  # (K, h, W)
             wide_gradient = torch.zeros_like(wide)
             ignored = (of_image == ignore_index)[None]
             # any other label that is no class stays, and is an error below
-            label, known = of_image[None].long().masked_fill(ignored, 0), (~ignored).to(logits.dtype)
+            label, known = of_image[None].masked_fill(ignored, 0).long(), (~ignored).to(logits.dtype)
             minus = -known
             for pixels, used, weights, back in strips:
                 strip = room[: classes * len(weights) * width].view(classes, -1, width)
                 strip = torch.matmul(weights, wide[:, used], out=strip).flatten(1)  # (K, pixels)
-                strip -= strip.amax(0, keepdim=True)
+                highest = torch.amax(strip, 0, keepdim=True, out=best[:, pixels])
                 torch.gather(strip, 0, label[:, pixels], out=mine[:, pixels])
+                if shifts:
+                    strip -= highest
                 torch.sum(strip.exp_(), 0, keepdim=True, out=total[:, pixels])
                 strip *= known[:, pixels] / total[:, pixels]
                 strip.scatter_add_(0, label[:, pixels], minus[:, pixels])
                 wide_gradient[:, used] += back @ strip.view(classes, -1, width)
             gradient[i] = wide_gradient @ columns
-            correct += ((mine == 0) & (known > 0)).sum()
-            loss += ((total.log_() - mine) * known).sum()
+            correct += ((mine == best) & ~ignored).count_nonzero()
+            of_pixels = total.log_() - mine
+            loss += ((of_pixels + best if shifts else of_pixels) * known).sum()
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(correct)
         return loss, correct
