@@ -24,6 +24,18 @@ class DenseSegmentor(EncoderDecoder):
         """Whether labels are made without logits at the size of the picture."""
         return self.out_channels > 1 and not self.test_cfg.get('logits')
 
+    def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
+        """mmseg's losses, also of labels that are stored in bytes.
+
+        Args:
+            inputs: ``(B, 3, H, W)``, normalised.
+            data_samples: with ``gt_sem_seg`` ``(1, H, W)`` of any integer type.
+        """
+        if self.with_auxiliary_head or not getattr(self.decode_head, 'plain_loss', False):
+            for sample in data_samples:  # mmseg's own losses read int64
+                sample.gt_sem_seg.data = sample.gt_sem_seg.data.long()
+        return super().loss(inputs, data_samples)
+
     def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
         """Labels of images.
 

@@ -145,14 +145,16 @@ class CachedTraining(_Cached):
         dataset: the few-shot subset, or its config.
         folder: of the features.
         draws: how many of each image are used.
+        label_bytes: whether classes stay in the bytes in which they are stored, as `DenseSegmentor` reads them;
+            otherwise they are int64, as in mmseg.
 
     Raises:
         FeatureError: a shard is missing, damaged or of something else.
     """
 
-    def __init__(self, dataset: Any, folder: str, draws: int) -> None:
+    def __init__(self, dataset: Any, folder: str, draws: int, label_bytes: bool = False) -> None:
         super().__init__(dataset, folder)
-        self.draws = draws
+        self.draws, self.label_bytes = draws, label_bytes
         for draw in range(draws):
             self.store.check(f'train{draw}', self.samples)
 
@@ -161,7 +163,8 @@ class CachedTraining(_Cached):
         draw, sample = (place // len(self) + int(index)) % self.draws, self.samples[index]
         (label,) = self.store.read(f'train{draw}', sample.number, [self.store.label])
         found = SegDataSample(metainfo=dict(img_path=sample.name))
-        found.set_data({self.store.label: PixelData(data=label if label.is_floating_point() else label.long())})
+        as_stored = self.label_bytes or label.is_floating_point()
+        found.set_data({self.store.label: PixelData(data=label if as_stored else label.long())})
         high, low = divmod(sample.number, HALF)
         return dict(inputs=torch.tensor([high, low, draw, 0], dtype=torch.float32).view(4, 1, 1), data_samples=found)
 

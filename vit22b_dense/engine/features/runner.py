@@ -66,7 +66,13 @@ def with_features(cfg: Config) -> Config:
     subset = subset_config(cfg)
     subset.dataset.pipeline = []
     cfg.train_dataloader.update(
-        dataset=dict(type='CachedTraining', dataset=subset, folder=str(folder), draws=draws),
+        dataset=dict(
+            type='CachedTraining',
+            dataset=subset,
+            folder=str(folder),
+            draws=draws,
+            label_bytes=model.type == 'DenseSegmentor',
+        ),
         num_workers=0,
         persistent_workers=False,
     )

@@ -76,13 +76,13 @@ class LinearHead(BaseDecodeHead):
 
         Args:
             seg_logits: ``(B, K, h, w)``.
-            batch_data_samples: with labels ``(1, H, W)``.
+            batch_data_samples: with labels ``(1, H, W)``, of any integer type for plain cross entropy.
         """
         if not self.plain_loss:
             return super().loss_by_feat(seg_logits, batch_data_samples)
         labels, name = self._stack_batch_gt(batch_data_samples)[:, 0], self.loss_decode.loss_name
-        known = labels != self.ignore_index
-        pixels = known.sum() if self.loss_decode.avg_non_ignore else labels.numel()
+        known = (labels != self.ignore_index).count_nonzero()
+        pixels = known if self.loss_decode.avg_non_ignore else labels.numel()
         if self.loss_at == 'tokens':
             return {
                 name: self.loss_decode.loss_weight
@@ -92,7 +92,7 @@ class LinearHead(BaseDecodeHead):
         loss, correct = upsampled_cross_entropy(seg_logits, labels, self.ignore_index)
         return {
             name: self.loss_decode.loss_weight * loss / pixels,
-            'acc_seg': 100 * correct / known.sum().clamp(min=1),
+            'acc_seg': 100 * correct / known.clamp(min=1),
         }
 
 

@@ -7,7 +7,7 @@ from ...strips import resized
 
 # Logits of one strip: on a CPU 2 MB in float32, few enough for the caches and enough for several threads.
 STRIP_NUMBERS = dict(cpu=2**19, other=2**24)
-NUMBERS_OF_PIXEL = 6  # that are kept of an image, in float32: two for its label, four for sums and weights
+NUMBERS_OF_PIXEL = 7  # that are kept of an image, in float32: two for its label, five for sums and weights
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
@@ -74,7 +74,7 @@ def upsampled_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 
 
     Args:
         logits: ``(B, K, h, w)``, brought to the size of the labels bilinearly, corners not aligned.
-        labels: ``(B, H, W)`` integers below K, or ``ignore_index``.
+        labels: ``(B, H, W)`` integers of any type, below K, or ``ignore_index``.
         ignore_index: of pixels that count for nothing.
 
     Returns:
