@@ -110,7 +110,8 @@ def test_trained_and_tested_from_features_equals_live(leaf, data, tmp_path):
         runner = build_test(cfg, str(tmp_path / 'cached/iter_4.pth'))
         scores[regime], digests[regime] = runner.test(), data_digest(runner.test_dataloader.dataset)
     assert digests['cached'] == digests['frozen'] is not None
-    assert scores['cached'] == pytest.approx(scores['frozen'], rel=1e-3, nan_ok=True)
+    # in points: windows go through the live backbone several at a time, and labels at a tie follow the rounding
+    assert scores['cached'] == pytest.approx(scores['frozen'], rel=1e-3, abs=0.2, nan_ok=True)
 
 
 @pytest.mark.parametrize('window', [(9, 20), (200, 300)], ids=['smaller than a patch', 'larger than the image'])

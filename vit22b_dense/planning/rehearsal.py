@@ -20,7 +20,7 @@ from ..models.backbones.block import ParallelBlock
 from ..models.backbones.contract import DTYPES
 from ..models.decoders.depth import DepthHead
 from ..models.decoders.linear import LinearHead
-from ..models.decoders.upsampled import NUMBERS_OF_PIXEL, STRIP_NUMBERS
+from ..models.decoders.upsampled import NUMBERS_OF_PIXEL, strip_numbers
 
 FLOAT = 4  # bytes of a float32
 
@@ -190,7 +190,7 @@ def _loss(decoder: nn.ModuleDict, maps: list[Tensor], pixels: tuple[int, int]) -
     if isinstance(head, LinearHead):  # image by image in strips, and the gradient of the logits is made at once
         _, classes, height, _ = out.shape
         wide = torch.empty(2, classes, height, pixels[1])  # logits as wide as the image, and their gradient
-        strip = torch.empty(min(STRIP_NUMBERS['cpu'], classes * math.prod(pixels)))
+        strip = torch.empty(min(strip_numbers(torch.device('cpu')), classes * math.prod(pixels)))
         of_image = torch.empty(NUMBERS_OF_PIXEL, *pixels)
         loss = (out * torch.empty_like(out)).sum()
         del wide, strip, of_image

@@ -73,7 +73,11 @@ class CachedBackbone(BaseModule):
             FeatureError: a map is not stored.
         """
         per_image = [self._read(one) for one in x.cpu()]
-        return tuple(torch.stack(maps).to(x.device, torch.float32) for maps in zip(*per_image, strict=True))
+        batches = [torch.empty(len(x), *of_level.shape) for of_level in per_image[0]]
+        for i, maps in enumerate(per_image):
+            for batch, of_level in zip(batches, maps, strict=True):
+                batch[i] = of_level
+        return tuple(batch.to(x.device) for batch in batches)
 
     def _read(self, one: Tensor) -> list[Tensor]:
         high, low, draw = (int(value) for value in one[:3, 0, 0].tolist())

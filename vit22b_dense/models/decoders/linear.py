@@ -69,7 +69,11 @@ class LinearHead(BaseDecodeHead):
 
     def forward(self, inputs: tuple[Tensor, ...]) -> torch.Tensor:
         """Maps ``(B, D, h, w)`` to logits ``(B, K, h, w)`` at the resolution of the tokens."""
-        return self.cls_seg(self.norm(self._transform_inputs(inputs)))
+        x, conv = self.norm(self._transform_inputs(inputs)), self.conv_seg
+        x = x if self.dropout is None else self.dropout(x)
+        weight = conv.weight.flatten(1).expand(len(x), -1, -1)
+        # as one product: PyTorch's convolution takes twice to three times as long on a CPU
+        return torch.baddbmm(conv.bias[:, None], weight, x.flatten(2)).unflatten(2, x.shape[2:])
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list[SegDataSample]) -> dict:
         """mmseg's losses and, at the resolution of pixels, ``acc_seg``.

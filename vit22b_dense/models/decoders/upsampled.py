@@ -5,9 +5,14 @@ from torch import Tensor
 
 from ...strips import resized
 
-# Logits of one strip: on a CPU 2 MB in float32, few enough for the caches and enough for several threads.
+# Logits of one strip: on a CPU 2 MB in float32 for each thread, as much as the cache of a core holds.
 STRIP_NUMBERS = dict(cpu=2**19, other=2**24)
 NUMBERS_OF_PIXEL = 7  # that are kept of an image, in float32: two for its label, five for sums and weights
+
+
+def strip_numbers(device: torch.device) -> int:
+    """How many logits a strip has."""
+    return STRIP_NUMBERS['cpu'] * torch.get_num_threads() if device.type == 'cpu' else STRIP_NUMBERS['other']
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
@@ -19,8 +24,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         rows, columns = (
             resized(torch.eye(stored), side) for stored, side in zip(logits.shape[2:], (height, width), strict=True)
         )
-        numbers = STRIP_NUMBERS.get(logits.device.type, STRIP_NUMBERS['other'])
-        step = min(max(1, numbers // (classes * width)), height)
+        step = min(max(1, strip_numbers(logits.device) // (classes * width)), height)
         strips = []  # their pixels, the stored rows that they are made of, the weights of those, there and back
         for top in range(0, height, step):
             weights = rows[top : top + step]
@@ -31,8 +35,9 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         loss, correct = logits.new_zeros(()), torch.zeros((), dtype=torch.int64, device=logits.device)
         gradient = torch.empty_like(logits)
         room = logits.new_empty(classes * step * width)  # for one strip after another: allocating each anew is slower
-        # of each pixel: its label's logit, the highest one, all exponentials
-        mine, best, total = logits.new_empty(3, 1, height * width)
+        # Of each pixel: its label's logit, the highest one, all exponentials; 1 and -1 where its label counts.
+        mine, best, total, known, minus = logits.new_empty(5, 1, height * width)
+        label = labels.new_empty(1, height * width, dtype=torch.int64)
         # Of the up to four tokens that a pixel lies between, one counts at least a quarter. Its best class is at zero
         # there, so a pixel's best is above -75 if all is above -100, and no sum of exponentials vanishes.
         logits = logits - logits.amax(1, keepdim=True)
@@ -41,9 +46,8 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
             wide = logits[i] @ columns.T  # (K, h, W)
             wide_gradient = torch.zeros_like(wide)
             ignored = (of_image == ignore_index)[None]
-            # any other label that is no class stays, and is an error below
-            label, known = of_image[None].masked_fill(ignored, 0).long(), (~ignored).to(logits.dtype)
-            minus = -known
+            label.copy_(of_image).masked_fill_(ignored, 0)  # any other that is no class stays, and is an error below
+            torch.neg(known.copy_(~ignored), out=minus)
             for pixels, used, weights, back in strips:
                 strip = room[: classes * len(weights) * width].view(classes, -1, width)
                 strip = torch.matmul(weights, wide[:, used], out=strip).flatten(1)  # (K, pixels)
