@@ -45,9 +45,9 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         for i, of_image in enumerate(labels.flatten(1)):
             wide = logits[i] @ columns.T  # (K, h, W)
             wide_gradient = torch.zeros_like(wide)
-            ignored = (of_image == ignore_index)[None]
-            label.copy_(of_image).masked_fill_(ignored, 0)  # any other that is no class stays, and is an error below
-            torch.neg(known.copy_(~ignored), out=minus)
+            counts = (of_image != ignore_index)[None]
+            label.copy_(of_image).masked_fill_(~counts, 0)  # any other that is no class stays, and is an error below
+            torch.neg(known.copy_(counts), out=minus)
             for pixels, used, weights, back in strips:
                 strip = room[: classes * len(weights) * width].view(classes, -1, width)
                 strip = torch.matmul(weights, wide[:, used], out=strip).flatten(1)  # (K, pixels)
@@ -60,9 +60,10 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
                 strip.scatter_add_(0, label[:, pixels], minus[:, pixels])
                 wide_gradient[:, used] += back @ strip.view(classes, -1, width)
             gradient[i] = wide_gradient @ columns
-            correct += ((mine == best) & ~ignored).count_nonzero()
-            of_pixels = total.log_() - mine
-            loss += ((of_pixels + best if shifts else of_pixels) * known).sum()
+            correct += (mine == best).logical_and_(counts).count_nonzero()
+            if shifts:
+                mine -= best
+            loss += total.log_().sub_(mine).mul_(known).sum()
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(correct)
         return loss, correct
