@@ -76,6 +76,7 @@ def decoder(path):
 
 
 CELLS = {
+    'demo/linear.py': {},
     'ade20k/upernet.py': {
         'model.test_cfg': dict(_delete_=True, mode='slide', crop_size=(42, 56), stride=(28, 28)),
         'model.backbone.arch.num_layers': 4, 'model.backbone.out_indices': (0, 1, 2, 3), 'model.neck.in_channels': 32,
@@ -194,6 +195,10 @@ def test_bf16_takes_half_and_draws_are_taken_in_turn(data, tmp_path):
     stream = SeededInfiniteSampler(dataset, seed=3)
     seen = [(int(index), int(dataset[index]['inputs'][2])) for index in itertools.islice(stream, 2 * len(dataset))]
     assert sorted(seen) == [(image, draw) for image in range(6) for draw in range(2)]
+    assert dataset[0]['data_samples'].gt_sem_seg.data.dtype == torch.uint8
+    cfg.model.type = 'EncoderDecoder'  # mmseg's own, whose losses read int64
+    labels = DATASETS.build(with_features(cfg).train_dataloader.dataset)[0]['data_samples'].gt_sem_seg.data
+    assert labels.dtype == torch.int64 and torch.equal(labels, dataset[0]['data_samples'].gt_sem_seg.data)
 
 
 def refused(features, data, tmp_path):
