@@ -230,9 +230,13 @@ def test_what_is_no_run_is_named(tmp_path, few_shot):
     (tmp_path / 'nothing').mkdir()
     with pytest.raises(UserError, match='nothing: contains no run'):
         page_of([tmp_path / 'nothing'], 'title')
-    (few_shot / 'tiny/1/seed0/test/scores.json').write_text('[]')
-    with pytest.raises(UserError, match=r'scores.json: not written by tools/test.py'):
-        page_of([few_shot], 'title')
+    path = few_shot / 'tiny/1/seed0/test/scores.json'
+    record = json.loads(path.read_text())
+    del record['examples'][0]['score']
+    for text in ('[]', json.dumps(record)):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r'scores.json: not written by tools/test.py'):
+            page_of([few_shot], 'title')
 
 
 def test_a_picture_that_is_gone_is_named(few_shot):
