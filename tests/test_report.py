@@ -166,6 +166,16 @@ def test_depth_is_told_by_distance():
     assert group_tables('run', {'a': [{'mIoU': 3.0}]}) == []
 
 
+def test_a_class_that_no_image_shows_has_no_score_and_no_bar():
+    nan = float('nan')
+    seeds = [{'IoU/road': 40.0, 'IoU/bus': nan, 'IoU/sky': nan}, {'IoU/road': 60.0, 'IoU/bus': 10.0, 'IoU/sky': nan}]
+    (table,) = group_tables('run', {'a': seeds})
+    assert table.rows[1:] == [['road', '50.0'], ['bus', '10.0'], ['sky', '–']]
+    assert table.shades == [[None, 0.5], [None, 0.1], [None, None]]
+    (table,) = group_tables('run', {'a': [{'40-80m/pixel/abs_rel': nan, '0-20m/pixel/abs_rel': 0.5}]})
+    assert table.shades == [[None, None], [None, 1.0]]
+
+
 def test_single_runs_in_one_folder(tmp_path):
     make_run(tmp_path / 'runs/one', {'mIoU': 21.3, 'IoU/road': 50.0})
     make_run(tmp_path / 'runs/two', {'mIoU': 49.82, 'IoU/road': 80.0}, test='.', train_loss=0.25)
