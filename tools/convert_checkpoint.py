@@ -70,6 +70,8 @@ def main() -> None:
     parent = next(path for path in Path(args.destination).expanduser().absolute().parents if path.exists())
     with scratch_folder(parent / f'{Path(args.destination).name}.whole') as folder:
         source = whole_source(args, folder)
+        if source != args.source and not (args.source_layout or args.prefix):
+            args.target_layout = args.target_layout or SAME  # a run's names are those of its model, whatever that is
         try:
             convert(args, source, start)
         except CheckpointError as error:
