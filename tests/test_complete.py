@@ -13,6 +13,7 @@ from PIL import Image
 from vit22b_dense.datasets.complete import check_complete
 from vit22b_dense.datasets.loading import DataError, LoadImage
 from vit22b_dense.datasets.seeding import Draw
+from vit22b_dense.engine.config import load_config
 from vit22b_dense.engine.run import DenseRunner
 from vit22b_dense.errors import UserError
 
@@ -80,6 +81,14 @@ def test_an_empty_data_set_names_where_it_looked_and_for_what(tmp_path, monkeypa
         DenseRunner.build_dataloader(loader)
     with pytest.raises(UserError, match=said):
         DATASETS.build(dict(type='FewShotSubset', fraction='1/2', dataset=dict(data)))
+
+
+def test_the_configs_loaders_may_have_no_workers(tmp_path):
+    cfg = load_config('ade20k/linear.py', {}, {'val_dataloader.num_workers': 0})
+    assert cfg.val_dataloader.persistent_workers
+    cfg.val_dataloader.dataset = dict(type='SeededDataset', dataset=ade(make_ade(tmp_path / 'ade')))
+    assert DenseRunner.build_dataloader(cfg.val_dataloader).num_workers == 0
+    assert DenseRunner.build_dataloader(dict(cfg.val_dataloader, num_workers=2)).persistent_workers
 
 
 def test_of_a_list_only_what_it_names_must_be_there(tmp_path):

@@ -2,13 +2,16 @@
 
 import builtins
 import errno
+import importlib.util
 import json
 import resource
 import shutil
+import sys
 from collections import namedtuple
 
 import pytest
 import torch
+from conftest import REPO
 from made_weights import assert_same_bits, internvit_state, read, vit22b_state, write
 from safetensors.torch import load_file
 
@@ -135,6 +138,8 @@ def test_unknown_names_and_ambiguous_prefixes(tmp_path):
     assert 'parallel (by its blocks.0.attn_out_proj.weight)' in message
     assert 'layer1.conv.weight' in message
     refused(tmp_path, path, 'recognised layouts: none', source_layout='vit22b')
+    dinov2 = {f'encoder.layer.0.attention.{name}_proj.weight': torch.zeros(2, 2) for name in 'qkvo'}
+    refused(tmp_path, write(tmp_path / 'd.pth', dinov2), 'recognised layouts: none.*--to same')
     convert_checkpoint(path, tmp_path / 'same.pth', target_layout='same')
     refused(tmp_path, path, 'no tensor begins with', prefix='x', target_layout='same')
     state = vit22b_state()
@@ -274,3 +279,18 @@ def test_the_tool(tmp_path, run_tool):
     assert read(out)['blocks.0.in_proj.weight'].dtype == torch.bfloat16
     done = run_tool('tools/convert_checkpoint.py', path, out, check=False, fresh=True)
     assert (done.returncode, done.stderr) == (1, f'error: {out}: exists; choose another name, or --overwrite\n')
+
+
+def test_of_a_frozen_run_all_is_kept_whatever_the_backbone_calls_its_tensors(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location('tool', REPO / 'tools/convert_checkpoint.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    whole = {
+        'backbone.model.encoder.layer.0.attention.q_proj.weight': torch.rand(2, 2),
+        'decode_head.x': torch.rand(3),
+    }
+    monkeypatch.setattr(tool, 'whole_checkpoint', lambda *_: {'state_dict': whole})
+    monkeypatch.setattr(sys, 'argv', ['tool', str(tmp_path / 'iter_4.pth'), str(tmp_path / 'whole.safetensors')])
+    tool.main()
+    assert_same_bits(read(tmp_path / 'whole.safetensors'), whole)
+    assert '2 tensors' in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vit22b_dense import files
-from vit22b_dense.errors import UserError
+from vit22b_dense.errors import UserError, explanation
 from vit22b_dense.evaluation.pictures import write_picture
 from vit22b_dense.files import naming, sweep, take_lock, write_atomically, written_whole
 
@@ -48,6 +48,13 @@ def test_a_part_of_a_dead_process_is_swept_by_the_next_write(tmp_path, monkeypat
     files._swept.clear()
     write_atomically(tmp_path / 'y', 'other')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['y']
+
+
+def test_a_file_where_the_folder_should_be_is_no_file_to_be_removed(tmp_path):
+    (tmp_path / 'x').write_text('precious')
+    with pytest.raises(NotADirectoryError) as caught:
+        write_atomically(tmp_path / 'x/y', 'new')
+    assert explanation(caught.value).startswith(f'{tmp_path}/x/y: a part of this path is a file, not a folder')
 
 
 @pytest.mark.parametrize('call', range(1, 4))

@@ -1,5 +1,6 @@
 """Data of your own: images of any usual format, paired with label maps by name; what cannot be paired is named."""
 
+import errno
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from mmseg.datasets import BaseSegDataset
 
 import vit22b_dense_cli
 from vit22b_dense.datasets import DataError, FolderSegDataset
+from vit22b_dense.datasets.listing import walk
 from vit22b_dense.engine.config import ConfigError, check_data, load_config
 from vit22b_dense.errors import UserError
 
@@ -204,3 +206,17 @@ def test_a_copied_config_is_the_same_wherever_it_lies(tmp_path, monkeypatch, cap
         assert copy(name, 'mine.py') == 1
         assert capsys.readouterr().err == 'error: mine.py: exists already; name another file\n'
         (tmp_path / 'mine.py').unlink()
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    (tmp_path / 'locked').mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith('locked'):
+            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refusing)
+    with pytest.raises(PermissionError, match='locked'):
+        list(walk(tmp_path, ['.jpg']))

@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from planned_probe import planned_config
 
 from vit22b_dense.errors import UserError
-from vit22b_dense.planning.plan import Wanted, commands, memory_of, recommended, rows_of
+from vit22b_dense.planning.plan import Wanted, advice, commands, memory_of, recommended, rows_of
 from vit22b_dense.planning.rehearsal import grid_of, rehearse
 from vit22b_dense.planning.setups import sharded, whole
 
@@ -118,7 +118,13 @@ def test_what_is_recommended(machine, name, words):
     assert (best and best.setup.name) == name
     line = '\n'.join(commands(wanted(**machine), best.setup)) if best else ''
     assert all(word in line for word in words)
+    assert not any('  ' in line for row in rows for line in commands(wanted(**machine), row.setup))
     assert all(row.fits == (row.setup.total <= 0.9 * machine.get('memory', 80e9)) for row in rows)
+
+
+def test_the_way_out_is_none_that_has_been_taken():
+    assert '--regime frozen' in advice(wanted(regime='finetune'))
+    assert '--regime' not in advice(wanted())
 
 
 def test_what_cannot_be_planned():

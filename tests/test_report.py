@@ -166,6 +166,16 @@ def test_depth_is_told_by_distance():
     assert group_tables('run', {'a': [{'mIoU': 3.0}]}) == []
 
 
+def test_a_class_that_no_image_shows_has_no_score_and_no_bar():
+    nan = float('nan')
+    seeds = [{'IoU/road': 40.0, 'IoU/bus': nan, 'IoU/sky': nan}, {'IoU/road': 60.0, 'IoU/bus': 10.0, 'IoU/sky': nan}]
+    (table,) = group_tables('run', {'a': seeds})
+    assert table.rows[1:] == [['road', '50.0'], ['bus', '10.0'], ['sky', '–']]
+    assert table.shades == [[None, 0.5], [None, 0.1], [None, None]]
+    (table,) = group_tables('run', {'a': [{'40-80m/pixel/abs_rel': nan, '0-20m/pixel/abs_rel': 0.5}]})
+    assert table.shades == [[None, None], [None, 1.0]]
+
+
 def test_single_runs_in_one_folder(tmp_path):
     make_run(tmp_path / 'runs/one', {'mIoU': 21.3, 'IoU/road': 50.0})
     make_run(tmp_path / 'runs/two', {'mIoU': 49.82, 'IoU/road': 80.0}, test='.', train_loss=0.25)
@@ -230,9 +240,13 @@ def test_what_is_no_run_is_named(tmp_path, few_shot):
     (tmp_path / 'nothing').mkdir()
     with pytest.raises(UserError, match='nothing: contains no run'):
         page_of([tmp_path / 'nothing'], 'title')
-    (few_shot / 'tiny/1/seed0/test/scores.json').write_text('[]')
-    with pytest.raises(UserError, match=r'scores.json: not written by tools/test.py'):
-        page_of([few_shot], 'title')
+    path = few_shot / 'tiny/1/seed0/test/scores.json'
+    record = json.loads(path.read_text())
+    del record['examples'][0]['score']
+    for text in ('[]', json.dumps(record)):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r'scores.json: not written by tools/test.py'):
+            page_of([few_shot], 'title')
 
 
 def test_a_picture_that_is_gone_is_named(few_shot):

@@ -88,6 +88,19 @@ def test_its_size_does_not_depend_on_the_backbone(data_root, tmp_path, run_tool)
     assert sizes[12] < 60_000
 
 
+def test_it_is_not_overwritten_by_its_conversion(trained, tmp_path, run_tool):
+    own = tmp_path / 'own.pth'
+    own.write_bytes((trained / 'iter_4.pth').read_bytes())
+    done = run_tool('tools/convert_checkpoint.py', own, own, '--overwrite', check=False)
+    assert done.returncode == 1
+    assert f'error: {own}: is, holds or lies in the source {own}; choose another' in done.stderr
+    assert own.read_bytes() == (trained / 'iter_4.pth').read_bytes()
+    # what is wrong with it is said of the file that was named, not of the complete copy that is made of it
+    done = run_tool('tools/convert_checkpoint.py', own, tmp_path / 'new.pth', '--to', 'internvit', check=False)
+    assert f"error: {own}: no conversion leads from 'vit22b' to 'internvit'" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ['own.pth']
+
+
 def test_it_tests_as_a_whole_one_and_through_mmsegs_script(trained, data_root, weights, tmp_path, run_tool):
     whole = tmp_path / 'whole.pth'
     run_tool('tools/convert_checkpoint.py', trained / 'iter_4.pth', whole)

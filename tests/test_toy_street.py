@@ -238,6 +238,18 @@ def test_a_ray_does_not_depend_on_its_neighbours(street: Street) -> None:
         assert set(same.distance) == {together.distance[3000]}
 
 
+@pytest.mark.parametrize('count', [2, 64])
+def test_few_rays_meet_leaves_as_many_do(street: Street, count: int) -> None:
+    rng = np.random.default_rng(7)
+    leaves = rng.permutation(np.flatnonzero(street.material == Material.LEAVES))[:128]
+    origins = rng.uniform((0, -1, 1), (5, 1, 2), (len(leaves), 3))
+    directions = unit(street.centre[leaves] - origins)
+    many, few = street.cast(origins, directions), street.cast(origins[:count], directions[:count])
+    assert (street.material[many.primitive] == Material.LEAVES).mean() > 0.1
+    np.testing.assert_array_equal(few.distance, many.distance[:count])
+    np.testing.assert_array_equal(few.primitive, many.primitive[:count])
+
+
 def test_cast_refuses_what_are_not_rays(street: Street) -> None:
     with pytest.raises(ValueError, match=r'\(N, 3\)'):
         street.cast(np.zeros((4, 3)), np.zeros((3, 3)))

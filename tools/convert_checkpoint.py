@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from vit22b_dense.checkpoint import LAYOUTS, SAME, convert_checkpoint
+from vit22b_dense.checkpoint import LAYOUTS, SAME, CheckpointError, check_apart, convert_checkpoint
 from vit22b_dense.checkpoint.errors import shorten
 from vit22b_dense.checkpoint.reading import is_distributed
 from vit22b_dense.engine.restore import whole_checkpoint
@@ -65,10 +65,17 @@ def main() -> None:
     args = parse_args()
     if args.max_shard_size and args.destination.endswith(('.pth', '.safetensors')):
         raise UserError(f'--max-shard-size is for a folder of shards, and {args.destination} names a file')
+    check_apart(args.source, args.destination)
     start = time.time()
     parent = next(path for path in Path(args.destination).expanduser().absolute().parents if path.exists())
     with scratch_folder(parent / f'{Path(args.destination).name}.whole') as folder:
-        convert(args, whole_source(args, folder), start)
+        source = whole_source(args, folder)
+        if source != args.source and not (args.source_layout or args.prefix):
+            args.target_layout = args.target_layout or SAME  # a run's names are those of its model, whatever that is
+        try:
+            convert(args, source, start)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(source), args.source)) from error
 
 
 def whole_source(args: argparse.Namespace, folder: Path) -> str | Path:

@@ -195,7 +195,9 @@ def depth(part: Part, work_dir: Path) -> Steps[str]:
 
 def main() -> None:
     parser = ToolParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), metavar='DIR')
+    parser.add_argument(
+        '--work-dir', type=Path, default=Path('work_dirs/demo'), metavar='DIR', help='default: work_dirs/demo'
+    )
     work_dir = parser.parse_args().work_dir
     # The halves share the cores. One warm process starts them all, so this holds for all.
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, CORES // 2)))

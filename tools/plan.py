@@ -16,6 +16,7 @@ from vit22b_dense.planning.plan import (
     LEAVES,
     USABLE,
     Wanted,
+    advice,
     as_json,
     commands,
     gigabytes,
@@ -62,7 +63,7 @@ def main() -> None:
     print(table_of(rows))
     best = recommended(wanted, rows)
     if best is None:
-        print('nothing fits: take more devices, a smaller backbone or batch, or --regime frozen')
+        print(advice(wanted))
     else:
         print('\n'.join([f'take {best.setup.name}:', *(f'  {line}' for line in commands(wanted, best.setup))]))
 

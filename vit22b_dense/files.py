@@ -5,6 +5,7 @@ While NAME is being written, its content goes to ``.NAME.PID.part``, a folder th
 dies. The next process that writes into the folder then removes all three, or puts the former folder back.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -165,7 +166,10 @@ def _parts_of(path: Path) -> Iterator[tuple[Path, Path]]:
     """Names for the parts of what is written to a path, while this process owns them."""
     own = f'.{path.name}.{os.getpid()}'
     with naming(path, instead=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # a file, where the folder should be
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
         if (folder := path.parent.absolute()) not in _swept:
             _swept.add(folder)
             sweep(folder)

@@ -57,9 +57,7 @@ def convert_checkpoint(
     source, destination = Path(source).expanduser(), Path(destination).expanduser()
     if target_layout not in {None, SAME, *LAYOUTS}:
         raise CheckpointError(f'unknown layout {target_layout!r}: choose one of {", ".join([*LAYOUTS, SAME])}')
-    here = (source.parent if source.name.endswith(INDEX) else source).resolve()
-    if here.is_relative_to(destination.resolve()) or destination.resolve().is_relative_to(here):
-        raise CheckpointError(f'{destination}: is, holds or lies in the source {source}; choose another')
+    check_apart(source, destination)
     weights, found, left_out = open_weights(source), SAME, []
     if target_layout != SAME:
         layout, under = _find_layout(weights, source_layout, prefix)
@@ -73,6 +71,18 @@ def convert_checkpoint(
     weights = weights.cast(dtype) if dtype else weights
     write_weights(destination, weights, max_shard_bytes, overwrite, progress)
     return Conversion(found, target_layout, len(weights), sum(tensor.nbytes for tensor in weights.values()), left_out)
+
+
+def check_apart(source: str | Path, destination: str | Path) -> None:
+    """Refuse a destination that is, holds or lies in the source, which is never changed.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    source, destination = Path(source).expanduser(), Path(destination).expanduser()
+    here = (source.parent if source.name.endswith(INDEX) else source).resolve()
+    if here.is_relative_to(destination.resolve()) or destination.resolve().is_relative_to(here):
+        raise CheckpointError(f'{destination}: is, holds or lies in the source {source}; choose another')
 
 
 def _find_layout(weights: LazyWeights, wanted: str | None, prefix: str | None) -> tuple[Layout, str]:

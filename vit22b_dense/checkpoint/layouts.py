@@ -146,13 +146,14 @@ INTERNVIT = Layout(
     block=PLAIN.block,
 )  # fmt: skip
 
-# transformers' InternVLVisionModel, also inside of its InternVL models (prefix `vision_tower.` or with `model.`).
+# transformers' InternVLVisionModel, also inside of its InternVL models (prefix `vision_tower.` or with `model.`). Its
+# DINOv2 has the names of q, k and v, too, but not that of the projection.
 _RENAMED = {
     'norm1.': 'layernorm_before.', 'norm2.': 'layernorm_after.', 'attn.proj.': 'attention.projection_layer.',
     'attn.': 'attention.', 'ls': 'lambda_', 'mlp.': 'mlp.',
 }  # fmt: skip
 INTERNVL_HF = Layout(
-    'internvl_hf', 'plain', 'encoder.layer.{}.', 'encoder.layer.0.attention.q_proj.weight',
+    'internvl_hf', 'plain', 'encoder.layer.{}.', 'encoder.layer.0.attention.projection_layer.weight',
     stem={
         'cls_token': 'embeddings.cls_token',
         'cls_pos_embed pos_embed': 'class grid: embeddings.position_embeddings',

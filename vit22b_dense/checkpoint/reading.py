@@ -202,7 +202,10 @@ def read_checkpoint(path: str | Path) -> dict:
             'its origin, load it there with torch and save its state_dict as .safetensors'
         ) from error
     except Exception as error:  # a damaged pickle may end in any
-        raise CheckpointError(f'{path}: cannot be read as a checkpoint ({error}); is the copy complete?') from error
+        reason = f'{type(error).__name__}: {error}'
+        raise CheckpointError(
+            f'{path}: cannot be read as a checkpoint ({reason}); is it one, and is the copy complete?'
+        ) from error
     if not isinstance(checkpoint, Mapping) or not all(isinstance(name, str) for name in _inner(checkpoint)):
         raise CheckpointError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict: names and tensors')
     if not isinstance(checkpoint.get('meta') or {}, dict):

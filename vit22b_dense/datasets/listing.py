@@ -22,11 +22,12 @@ def walk(folder: Path, suffixes: Iterable[str]) -> Iterator[Path]:
 
     Raises:
         DataError: no such folder; a folder is reached twice by links.
+        OSError: a folder below cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f'{folder}: no such folder')
     suffixes, seen = tuple(suffixes), set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             raise DataError(f'{place}: leads to {real}, which has been read already; remove the link')
@@ -35,6 +36,10 @@ def walk(folder: Path, suffixes: Iterable[str]) -> Iterator[Path]:
         for name in (*folders, *files):
             if name.lower().endswith(suffixes) and not name.startswith('.'):
                 yield Path(place, name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def kind(path: Path) -> str:

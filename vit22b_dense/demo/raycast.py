@@ -293,7 +293,7 @@ def _in_blocks(vectors: np.ndarray, blocks: np.ndarray) -> np.ndarray:
 
 def _take(vectors: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Columns of vectors; what all have in common stays as it is."""
-    return vectors[:, at] if vectors.shape[1] > 1 else vectors
+    return vectors[:, at] if vectors.shape[2] > 1 else vectors
 
 
 def _morton_order(origins: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -72,7 +72,9 @@ class CheckedRun:
     def build_dataloader(
         dataloader: dict | DataLoader, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """mmengine's, which fails without a name where a data set is empty."""
+        """mmengine's, which fails without a name where a data set is empty; without workers, none is to persist."""
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            dataloader = type(dataloader)(dataloader, persistent_workers=False)
         with empty_named(dataloader['dataset'] if isinstance(dataloader, dict) else dataloader.dataset):
             return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 

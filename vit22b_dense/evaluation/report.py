@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +56,8 @@ class Section:
 def group_tables(title: str, columns: dict[str, list[dict[str, float]]]) -> list[Table]:
     """A table of IoU by class, or abs_rel by distance and camera; none where no run has such scores.
 
-    Each column has the scores of one or more runs, and an entry is their mean. Columns of the labels at the token grid
-    follow: one, or one for each column where they differ.
+    Each column has the scores of one or more runs, and an entry is the mean of those that are numbers. Columns of the
+    labels at the token grid follow: one, or one for each column where they differ.
     """
     columns = columns | _grid_columns(columns)
     parts: dict[str, dict[str, list[float]]] = {}  # group, column, values
@@ -65,11 +66,13 @@ def group_tables(title: str, columns: dict[str, list[dict[str, float]]]) -> list
         for average, name, value in ((a, *s) for a, run in zip(averages, runs, strict=True) for s in run.items()):
             if (match := GROUP.fullmatch(name)) and (match[1] or match[3] == average):
                 classes = bool(match[1])
-                parts.setdefault(match[1] or match[2], {}).setdefault(column, []).append(value)
+                known = parts.setdefault(match[1] or match[2], {})
+                if not math.isnan(value):  # as of a class that no image shows
+                    known.setdefault(column, []).append(value)
     if not parts:
         return []
     means = {group: {c: sum(v) / len(v) for c, v in values.items()} for group, values in parts.items()}
-    top = 100 if classes else max(value for values in means.values() for value in values.values()) or 1
+    top = 100 if classes else max((value for values in means.values() for value in values.values()), default=0) or 1
     text = '{:.1f}' if classes else '{:.3f}'
     rows, shades = [['class, IoU (%)' if classes else 'ground truth, abs_rel', *columns]], []
     for group, values in means.items():

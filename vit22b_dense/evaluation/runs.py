@@ -25,7 +25,9 @@ def read_record(folder: Path) -> dict:
         {name: float(value) for name, value in record['scores'].items()}
         dict(record.get('versions') or {})
         float(record.get('train_loss') or 0)
-        [Path(example['picture'], example['rank'], example['image']) for example in record.get('examples', ())]
+        for example in record.get('examples', ()):
+            Path(example['picture'], example['rank'], example['image'], example['metric'])
+            float(example['score'])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{path}: not written by tools/test.py ({error!r})') from error
     return record

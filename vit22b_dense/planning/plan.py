@@ -136,18 +136,25 @@ def recommended(wanted: Wanted, rows: list[Row]) -> Row | None:
     return next((row for row in rows if row.fits and not (wanted.regime == 'finetune' and row.setup.read)), None)
 
 
+def advice(wanted: Wanted) -> str:
+    """What to change where nothing fits."""
+    other = ', or --regime frozen' if wanted.regime == 'finetune' else ''
+    return f'nothing fits: take devices with more memory, more of them, a smaller backbone or a smaller batch{other}'
+
+
 def commands(wanted: Wanted, setup: Setup) -> list[str]:
     """What to type for a set-up."""
     weights = f'--backbone {wanted.backbone} --weights WEIGHTS'
-    leaf, options = f'configs/{LEAVES[wanted.decoder]}', ' '.join(setup.options)
+    leaf = f'configs/{LEAVES[wanted.decoder]}'
     if setup.read:
-        cached = f'tools/train.py {leaf} {weights} --regime cached --cfg-options {options}'
-        return [f'tools/cache_features.py {leaf} {weights} --stream-weights --cfg-options {options}', cached]
+        options = f'--cfg-options {" ".join(setup.options)}'
+        cached = f'tools/train.py {leaf} {weights} --regime cached {options}'
+        return [f'tools/cache_features.py {leaf} {weights} --stream-weights {options}', cached]
     launched = setup.devices > 1
     parts = [
         f'torchrun --nproc_per_node={setup.devices} ' * launched + f'tools/train.py {leaf}', weights,
         f'--regime {wanted.regime}', *setup.flags, '--launcher pytorch' * launched,
-        f'--cfg-options {options} train_dataloader.batch_size={wanted.batch}',
+        '--cfg-options', *setup.options, f'train_dataloader.batch_size={wanted.batch}',
     ]  # fmt: skip
     return [' '.join(part for part in parts if part)]
 

@@ -110,19 +110,19 @@ def rehearse(cfg: Config, batch: int, tokens: int, amp: bool = False) -> Rehears
         _faked(body.norm, dtype)
         decoder = _faked(decoder, torch.float32)
         x = torch.empty(batch, tokens + (body.cls_token is not None), dims, dtype=dtype, requires_grad=not frozen)
-        run = _count(block, x, amp)
+        run = _count(block, x, amp=amp)
         if folds:
             weights = _folded_weights(block, dims, dtype)
-            run = Pass(run.stored, run.peak, _count(lambda x: folded.forward(x, *weights), x, False).alone)
-        maps = _count(lambda x: body.maps(x, (height, width)).float(), x, amp)
+            run = Pass(run.stored, run.peak, _count(lambda x: folded.forward(x, *weights), x).alone)
+        maps = _count(lambda x: body.maps(x, (height, width)).float(), x, amp=amp)
         read = [torch.empty(batch, dims, height, width, requires_grad=not frozen) for _ in range(levels)]
         pixels = height * patch, width * patch
-        decode = _count(lambda *read: _loss(decoder, read, pixels), *read, amp)
+        decode = _count(lambda *read: _loss(decoder, read, pixels), *read, amp=amp)
         low = _faked(block, torch.bfloat16)
         between = x.detach().float().requires_grad_(not frozen)
-        cast = _count(lambda x: low(x.bfloat16()).float(), between, False)
+        cast = _count(lambda x: low(x.bfloat16()).float(), between)
         first = low.norm if hasattr(low, 'norm') else low.norm1
-        norm = _count(first, between.detach().bfloat16().requires_grad_(not frozen), False)
+        norm = _count(first, between.detach().bfloat16().requires_grad_(not frozen))
     return Rehearsal(
         blocks=len(body.blocks), heads=_heads(body), block=_size(block), decoder=_size(decoder),
         stem=_size(body) - len(body.blocks) * _size(block), largest=max(parameters), levels=levels,
@@ -165,9 +165,8 @@ def _folded_weights(block: nn.Module, dims: int, dtype: torch.dtype) -> list[Ten
     return [torch.empty(shape, dtype=dtype) for shape in shapes]
 
 
-def _count(part: Callable[..., Tensor], *inputs: Tensor | bool) -> Pass:
-    """Count a part on inputs, the last of which says whether it runs in mixed precision."""
-    *inputs, amp = inputs
+def _count(part: Callable[..., Tensor], *inputs: Tensor, amp: bool = False) -> Pass:
+    """Count a part on its inputs, in mixed precision with ``amp``."""
 
     def precision() -> AbstractContextManager:
         return torch.autocast('cpu', torch.bfloat16) if amp else nullcontext()
