@@ -175,11 +175,12 @@ def test_a_packed_block_is_the_block_and_packs_no_weight_again(dtype):
         for shape in [(1, 37, 48), (1, 64, 48)]:
             x = torch.randn(shape, dtype=dtype)
             assert (packed(x) - block(x)).norm() <= bound * block(x).norm()
-        x = torch.randn(1, 37, 48, dtype=dtype)
+        x = torch.randn(1, 48, 37, dtype=dtype).transpose(1, 2)  # as the patch embedding gives it
         with torch.compiler.set_stance('fail_on_recompile'), profile() as profiled:
             packed(x)
     names = {event.key for event in profiled.key_averages()}
-    if dtype == torch.bfloat16 or torch.backends.mkl.is_available():
+    wide = torch.backends.cpu.get_cpu_capability() == 'AVX512'  # which oneDNN needs for bfloat16
+    if torch.backends.mkl.is_available() and (wide or dtype == torch.float32):
         assert not names & {'aten::mm', 'aten::addmm', 'aten::linear'}
         assert names & {'mkl::_mkl_linear', 'mkldnn::_linear_pointwise'}
 

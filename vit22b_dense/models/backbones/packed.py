@@ -44,6 +44,7 @@ class PackedBlock(FoldedBlock):
         """``(B, N, D)`` to ``(B, N, D)``."""
         if len(x) > 1 and x.shape[1] >= ALONE:  # so that batches of any number run the same code
             return torch.cat([self(image) for image in x.split(1)])
+        x = x.contiguous()  # code is for strides, too
         if self.one_size:
             self.size = self.size or x.shape
             if x.shape != self.size:
