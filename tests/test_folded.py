@@ -6,12 +6,14 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
+from torch.profiler import profile
 
 from vit22b_dense import ViT22B
 from vit22b_dense.errors import UserError
 from vit22b_dense.models.backbones import vit22b
 from vit22b_dense.models.backbones.block import ParallelBlock
-from vit22b_dense.models.backbones.folded import FoldedBlock, compiled_forward
+from vit22b_dense.models.backbones.folded import FoldedBlock
+from vit22b_dense.models.backbones.packed import PackedBlock
 
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, mlp_dims=64)
 
@@ -66,7 +68,13 @@ def test_a_folded_block_is_the_block(dims):
 
 def test_weights_are_derived_once_and_again_when_they_change(monkeypatch):
     made = []
-    monkeypatch.setattr(vit22b, 'FoldedBlock', lambda *args: made.append(1) or FoldedBlock(*args))
+
+    class Counted(FoldedBlock):
+        def __init__(self, block: ParallelBlock) -> None:
+            made.append(1)
+            super().__init__(block)
+
+    monkeypatch.setattr(vit22b, 'FoldedBlock', Counted)
     backbone, image = frozen(), torch.randn(1, 3, 56, 56)
     names = set(backbone.state_dict())
     other = copy.deepcopy(backbone)
@@ -111,24 +119,70 @@ def test_autocast_keeps_the_residual_in_full_precision():
     assert not backbone._folded
 
 
-def test_compiling_is_asked_of_the_blocks_and_needs_a_compiler(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch, 'compile', lambda fn, **options: compiled.append(fn) or fn)
-    compiled_forward.cache_clear()
+@pytest.fixture
+def compiled(monkeypatch) -> list:
+    """What PyTorch was asked to compile, and is run as it is: functions, and the sizes that they were called with."""
+    asked = []
+
+    def ask(function, **options):
+        asked.append((function, sizes := []))
+        return lambda *args: sizes.append(tuple(args[-1].shape)) or function(*args)
+
+    monkeypatch.setattr(torch, 'compile', ask)
+    return asked
+
+
+def test_compiling_is_asked_of_the_blocks_and_needs_a_compiler(monkeypatch, compiled):
     image = torch.randn(1, 3, 56, 56)
     backbone = frozen(compile_blocks=True)
-    assert [fn.__self__ for fn in compiled] == list(backbone.blocks)
+    assert [fn.__self__ for fn, _ in compiled] == list(backbone.blocks)
     torch.testing.assert_close(backbone(image)[0], stored(backbone, image), rtol=1e-4, atol=1e-5)
-    assert len(compiled) == 4  # the derived forward pass once, for all blocks
-    compiled_forward.cache_clear()
+    packed = compiled[3:]
+    assert [sizes for _, sizes in packed] == [[(1, 16, 32)]] * 3
+    assert len({id(fn.__code__) for fn, _ in packed}) == 3  # PyTorch compiles a code eight times at most
+    monkeypatch.setattr(vit22b, 'FOLDED_BYTES', 1.5 * sum(p.nbytes for p in backbone.blocks.parameters()))
+    with torch.no_grad():
+        backbone.float()  # which makes it forget what was derived
+        assert backbone.runnable(0) is backbone.blocks[0]  # float32 takes twice as much memory
+        assert isinstance(backbone.bfloat16().runnable(0), PackedBlock)
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(UserError, match='no-such-compiler, which is not installed'):
         ViT22B(ARCH, compile_blocks=True)
 
 
+@pytest.mark.parametrize(('dtype', 'runs'), [('float32', [(1, 260)] * 3), ('bfloat16', [(1, 260)] * 3 + [(2, 7)])])
+def test_code_is_compiled_for_one_image_and_in_float32_for_its_size(compiled, dtype, runs):
+    block = randomise(ParallelBlock(16, 2, 32)).eval().requires_grad_(False).to(getattr(torch, dtype))
+    packed = PackedBlock(block)
+    for shape in [(1, 260, 16), (2, 260, 16), (2, 7, 16)]:
+        x = torch.randn(shape).to(block.out_bias)
+        assert (packed(x) - block(x)).norm() < (2e-6 if dtype == 'float32' else 0.02) * block(x).norm()
+    assert [size[:2] for size in compiled[0][1]] == runs
+
+
 def test_shapes_alone_need_no_weights():
     with torch.device('meta'):
         assert frozen()(torch.empty(1, 3, 56, 70))[0].shape == (1, 32, 4, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_packed_block_is_the_block_and_packs_no_weight_again(dtype):
+    torch.manual_seed(1)
+    block = randomise(ParallelBlock(48, 4, 96)).eval().requires_grad_(False).to(dtype)
+    packed, bound = PackedBlock(block), 2e-6 if dtype == torch.float32 else 0.02
+    with torch.no_grad():
+        for shape in [(1, 37, 48), (1, 64, 48)]:
+            x = torch.randn(shape, dtype=dtype)
+            assert (packed(x) - block(x)).norm() <= bound * block(x).norm()
+        x = torch.randn(1, 48, 37, dtype=dtype).transpose(1, 2)  # as the patch embedding gives it
+        with torch.compiler.set_stance('fail_on_recompile'), profile() as profiled:
+            packed(x)
+    names = {event.key for event in profiled.key_averages()}
+    wide = torch.backends.cpu.get_cpu_capability() == 'AVX512'  # which oneDNN needs for bfloat16
+    if torch.backends.mkl.is_available() and (wide or dtype == torch.float32):
+        assert not names & {'aten::mm', 'aten::addmm', 'aten::linear'}
+        assert names & {'mkl::_mkl_linear', 'mkldnn::_linear_pointwise'}
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..models.backbones.block import ParallelBlock
 from ..models.backbones.folded import FoldedBlock
 from ..models.backbones.norm import RMSNorm
+from ..models.backbones.packed import PackedBlock
 from ..models.backbones.sequential import Attention, SequentialBlock
 from ..models.backbones.vit22b import ARCHS
 from .timing import Group
@@ -90,10 +91,11 @@ def block_groups(
             title, flops = f'{size}, {count} tokens, {str(dtype)[6:]}', flops_of(size, count)
             stored = {name: block.eval() for name, block in blocks.items()}
             if compiled:
+                torch.compiler.reset()  # of each block PyTorch compiles a few versions alone, the first for one size
                 stored |= {f'{name}, compiled': torch.compile(block) for name, block in blocks.items()}
             faster = {'parallel, frozen': FoldedBlock(blocks['parallel'])}
             if compiled:
-                faster['parallel, frozen, compiled'] = FoldedBlock(blocks['parallel'], compiled=True)
+                faster['parallel, frozen, compiled'] = PackedBlock(blocks['parallel'])
             runs = {name: _forward(block, x) for name, block in (stored | faster).items()}
             yield Group('block forward', title, runs, flops, dtype)
             runs = {name: _step(block, x) for name, block in stored.items()}

@@ -13,7 +13,6 @@ The derived weights take as much memory as the block. They are in no state dict.
 """
 
 import functools
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +33,7 @@ def forward(
     mlp_out: Tensor,
     out_bias: Tensor,
 ) -> Tensor:
-    """Tokens ``(B, N, D)`` to the same. The weights are those of `FoldedBlock`."""
+    """Tokens ``(B, N, D)`` to the same. The weights are those of `derived`."""
     batch, tokens, width = x.shape
     head_dims = len(query_scale)
     flat = x.reshape(-1, width)
@@ -45,8 +44,11 @@ def forward(
     if x.device.type == 'cpu':  # whose attention takes a fifth less where the tokens of a head lie together
         queries_keys, values = queries_keys.contiguous(), values.contiguous()
     queries, keys = queries_keys.mul_(_inverse_length(queries_keys)).chunk(2, dim=1)
-    attention = F.scaled_dot_product_attention(queries.mul_(query_scale), keys, values)
+    attention = F.scaled_dot_product_attention(queries * query_scale, keys, values)
     attention = attention.transpose(1, 2).reshape(-1, width)
+    if torch.compiler.is_compiling():  # which packs the weights of products that have nothing but a bias inside
+        mlp = F.gelu(F.linear(y, up, up_bias))
+        return (flat + F.linear(attention, attention_out, out_bias) + F.linear(mlp, mlp_out)).view_as(x)
     out = flat + out_bias
     out = out.addmm_(attention, attention_out.t())
     return out.addmm_(torch.ops.aten.gelu_(F.linear(y, up, up_bias)), mlp_out.t()).view_as(x)
@@ -58,41 +60,28 @@ def _inverse_length(x: Tensor) -> Tensor:
     return torch.rsqrt(length.square() / x.shape[-1] + NORM_EPS).to(x.dtype)
 
 
-@functools.cache
-def compiled_forward() -> Callable[..., Tensor]:
-    """`forward`, compiled: one function for all blocks of a size."""
-    return torch.compile(forward)
-
-
 class FoldedBlock:
     """A block's derived weights, and its forward pass with them.
 
-    Shapes: D width, H heads, M width of the MLP.
-
     Args:
         block: one that is `foldable`.
-        compiled: whether the forward pass is compiled.
     """
 
-    @torch.no_grad()
-    def __init__(self, block: ParallelBlock, compiled: bool = False) -> None:
-        self.made_of = _state(block)
-        self.forward = compiled_forward() if compiled else forward
-        dtype, width = block.in_proj.weight.dtype, len(block.out_bias)
-        head, up = block.head_dims, block.up_dims
-        rows = (block.in_proj.weight.float() * block.norm.weight.float()).to(dtype).unflatten(0, (-1, 3 * head + up))
-        query, key, value, up_rows = (t.reshape(-1, width) for t in rows.split([head, head, head, up], dim=1))
-        columns = block.out_proj.weight.unflatten(1, (-1, head + up))
-        self.weights = (
-            torch.cat([query, key]),  # (2D, D)
-            block.q_norm.weight * block.k_norm.weight,  # (D/H,)
-            value.clone(),  # (D, D)
-            up_rows.clone(),  # (M, D)
-            block.up_bias.flatten(),  # (M,)
-            columns[..., :head].reshape(width, -1),  # (D, D)
-            columns[..., head:].reshape(width, -1),  # (D, M)
-            block.out_bias.detach(),  # (D,)
-        )
+    def __init__(self, block: ParallelBlock) -> None:
+        self.block, self.made_of = block, _state(block)
+
+    @functools.cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        """As `derived`. In float32 the rows of a product's weight lie in its memory as columns, which MKL prefers."""
+        with torch.no_grad():
+            found = derived(self.block)
+            columns = self.block.in_proj.weight.dtype == torch.float32
+            return tuple(w.t().contiguous().t() if columns and w.ndim == 2 else w for w in found)
+
+    @staticmethod
+    def nbytes(block: ParallelBlock) -> int:
+        """Memory that is taken beside the block's own weights."""
+        return sum(p.nbytes for p in block.parameters())
 
     def is_of(self, block: ParallelBlock) -> bool:
         """Whether the block still has the numbers that the weights were derived from."""
@@ -100,7 +89,26 @@ class FoldedBlock:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(B, N, D)`` to ``(B, N, D)``."""
-        return self.forward(x, *self.weights)
+        return forward(x, *self.weights)
+
+
+def derived(block: ParallelBlock) -> tuple[Tensor, ...]:
+    """The weights that `forward` takes, from the stored ones. Shapes: D width, H heads, M width of the MLP."""
+    dtype, width = block.in_proj.weight.dtype, len(block.out_bias)
+    head, up = block.head_dims, block.up_dims
+    rows = (block.in_proj.weight.float() * block.norm.weight.float()).to(dtype).unflatten(0, (-1, 3 * head + up))
+    query, key, value, up_rows = (t.reshape(-1, width) for t in rows.split([head, head, head, up], dim=1))
+    columns = block.out_proj.weight.unflatten(1, (-1, head + up))
+    return (
+        torch.cat([query, key]),  # (2D, D)
+        block.q_norm.weight * block.k_norm.weight,  # (D/H,)
+        value.clone(),  # (D, D)
+        up_rows.clone(),  # (M, D)
+        block.up_bias.flatten(),  # (M,)
+        columns[..., :head].reshape(width, -1),  # (D, D)
+        columns[..., head:].reshape(width, -1),  # (D, M)
+        block.out_bias.detach(),  # (D,)
+    )
 
 
 def foldable(block: nn.Module) -> bool:

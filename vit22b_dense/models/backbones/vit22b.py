@@ -11,8 +11,9 @@ from .block import ParallelBlock
 from .body import PlainBody, resolve_arch
 from .folded import FoldedBlock, foldable
 from .norm import RMSNorm
+from .packed import PackedBlock
 
-# Derived weights double the memory of the blocks: above this the stored ones are used.
+# Derived weights take memory beside the blocks: above this the stored ones are used.
 FOLDED_BYTES = 2**32
 
 ARCHS = {
@@ -45,7 +46,7 @@ class ViT22B(PlainBody):
             ``prefix`` (default: ``backbone.`` if the file has it) and ``allow_partial`` (default False).
         dtype: of the weights: ``'float32'``, or if frozen also ``'bfloat16'`` or ``'float16'``.
         compile_blocks: run the blocks compiled by ``torch.compile``, in training and testing. The first passes take up
-            to a minute.
+            to a minute, and those of frozen blocks a second or two a block.
         streamed: only the weights of two blocks are in memory; a thread reads the next ones from safetensors files
             while the pass computes. For frozen backbones with ``init_cfg``, or weights that are loaded later.
 
@@ -54,8 +55,8 @@ class ViT22B(PlainBody):
         num_layers: number of blocks.
         patch_size: P.
 
-    Frozen blocks run from weights that are derived once (`FoldedBlock`), unless these would take more than
-    `FOLDED_BYTES`.
+    Frozen blocks run from weights that are derived once (`FoldedBlock`, compiled `PackedBlock`), unless these would
+    take more than `FOLDED_BYTES`.
 
     Raises:
         ValueError: an unknown ``arch``, an ``out_indices`` outside the depth, a weight file that does not fit.
@@ -105,7 +106,7 @@ class ViT22B(PlainBody):
         return super()._apply(fn, recurse)
 
     def runnable(self, i: int) -> Callable[..., Tensor]:
-        """Block ``i``, or on a CPU, where it is frozen, its `FoldedBlock`; a GPU does not gain from that."""
+        """Block ``i``, or on a CPU, where it is frozen, its derived one; a GPU does not gain from that."""
         block = self.blocks[i]
         folds = not torch.is_grad_enabled() and foldable(block) and block.out_bias.device.type == 'cpu'
         if not folds or torch.is_autocast_enabled('cpu'):
@@ -114,7 +115,8 @@ class ViT22B(PlainBody):
         found = self._folded.get(i)
         if found is None or not found.is_of(block):
             self._folded.pop(i, None)  # before memory is taken again
-            if self.num_layers * sum(p.nbytes for p in block.parameters()) > FOLDED_BYTES:
+            faster = PackedBlock if self.compile_blocks else FoldedBlock
+            if self.num_layers * faster.nbytes(block) > FOLDED_BYTES:
                 return block
-            found = self._folded[i] = FoldedBlock(block, self.compile_blocks)
+            found = self._folded[i] = faster(block)
         return found
