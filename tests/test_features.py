@@ -198,7 +198,8 @@ def test_bf16_takes_half_and_draws_are_taken_in_turn(data, tmp_path):
     assert dataset[0]['data_samples'].gt_sem_seg.data.dtype == torch.uint8
     cfg.model.type = 'EncoderDecoder'  # mmseg's own, whose losses read int64
     labels = DATASETS.build(with_features(cfg).train_dataloader.dataset)[0]['data_samples'].gt_sem_seg.data
-    assert labels.dtype == torch.int64 and torch.equal(labels, dataset[0]['data_samples'].gt_sem_seg.data)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, dataset[0]['data_samples'].gt_sem_seg.data)
 
 
 def refused(features, data, tmp_path):
