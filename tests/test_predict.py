@@ -82,7 +82,11 @@ def test_clear_errors(checkpoint, tmp_path, run_tool):
     done = run_tool('tools/predict.py', CONFIG, checkpoint, tmp_path / 'empty', check=False, fresh=True)
     assert done.returncode == 1
     assert 'no images in this folder' in done.stderr
-    done = run_tool('tools/predict.py', checkpoint, tmp_path / 'empty/x.jpg', check=False)
+    done = run_tool('tools/predict.py', checkpoint, tmp_path / 'x.jpg', check=False)
+    assert done.returncode == 1
+    assert f'error: {tmp_path}/x.jpg: no such image or folder' in done.stderr  # before the model is loaded
+    (tmp_path / 'x.jpg').touch()
+    done = run_tool('tools/predict.py', checkpoint, tmp_path / 'x.jpg', check=False)
     assert done.returncode == 1
     assert 'model.pth: holds weights without their config; name the config file in front of it' in done.stderr
 

@@ -55,6 +55,8 @@ def parse_args() -> argparse.Namespace:
 
 def find_images(given: list[Path]) -> list[tuple[Path, Path]]:
     """Each image with its place below the output folder, without suffix; folders are searched through."""
+    if not any(path.exists() for path in given):
+        raise UserError(f'{given[0]}: no such image or folder')
     found = []
     for path in given:
         if path.is_dir():
