@@ -91,7 +91,7 @@ def block_groups(
             title, flops = f'{size}, {count} tokens, {str(dtype)[6:]}', flops_of(size, count)
             stored = {name: block.eval() for name, block in blocks.items()}
             if compiled:
-                torch.compiler.reset()  # of each block PyTorch compiles a few versions alone, the first for one size
+                torch.compiler.reset()  # PyTorch compiles a few versions of a block, and only the first for one size
                 stored |= {f'{name}, compiled': torch.compile(block) for name, block in blocks.items()}
             faster = {'parallel, frozen': FoldedBlock(blocks['parallel'])}
             if compiled:

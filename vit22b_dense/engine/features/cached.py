@@ -73,11 +73,13 @@ class CachedBackbone(BaseModule):
             FeatureError: a map is not stored.
         """
         per_image = [self._read(one) for one in x.cpu()]
-        batches = [torch.empty(len(x), *of_level.shape) for of_level in per_image[0]]
+        # on a CPU converted while they are copied; elsewhere only there, since half as much has to be sent
+        kept = dict(dtype=torch.float32) if x.device.type == 'cpu' else {}
+        batches = [of_level.new_empty(len(x), *of_level.shape, **kept) for of_level in per_image[0]]
         for i, maps in enumerate(per_image):
             for batch, of_level in zip(batches, maps, strict=True):
                 batch[i] = of_level
-        return tuple(batch.to(x.device) for batch in batches)
+        return tuple(batch.to(x.device, torch.float32) for batch in batches)
 
     def _read(self, one: Tensor) -> list[Tensor]:
         high, low, draw = (int(value) for value in one[:3, 0, 0].tolist())

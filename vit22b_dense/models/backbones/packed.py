@@ -17,7 +17,7 @@ from torch import Tensor
 from .block import ParallelBlock
 from .folded import FoldedBlock, derived, forward
 
-ALONE = 256  # tokens: images of so many gain nothing from others in the same product
+ALONE = 256  # tokens: images with this many or more gain nothing from being batched
 
 
 class PackedBlock(FoldedBlock):
@@ -44,7 +44,7 @@ class PackedBlock(FoldedBlock):
         """``(B, N, D)`` to ``(B, N, D)``."""
         if len(x) > 1 and x.shape[1] >= ALONE:  # so that batches of any number run the same code
             return torch.cat([self(image) for image in x.split(1)])
-        x = x.contiguous()  # code is for strides, too
+        x = x.contiguous()  # the code also depends on strides
         if self.one_size:
             self.size = self.size or x.shape
             if x.shape != self.size:
@@ -57,5 +57,5 @@ def _forward(block: ParallelBlock, x: Tensor) -> Tensor:
 
 
 def _copy(function: Callable) -> Callable:
-    """A function with code of its own, since PyTorch keeps what it has compiled, a few versions at most, by code."""
+    """The function with a code object of its own: PyTorch compiles only a few versions of each code object."""
     return types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)

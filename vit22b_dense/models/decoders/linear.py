@@ -72,7 +72,7 @@ class LinearHead(BaseDecodeHead):
         x, conv = self.norm(self._transform_inputs(inputs)), self.conv_seg
         x = x if self.dropout is None else self.dropout(x)
         weight = conv.weight.flatten(1).expand(len(x), -1, -1)
-        # as one product: PyTorch's convolution takes twice to three times as long on a CPU
+        # one product: PyTorch's convolution takes up to three times as long on a CPU
         return torch.baddbmm(conv.bias[:, None], weight, x.flatten(2)).unflatten(2, x.shape[2:])
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list[SegDataSample]) -> dict:

@@ -34,7 +34,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         columns = columns.to(logits.device)
         loss, correct = logits.new_zeros(()), torch.zeros((), dtype=torch.int64, device=logits.device)
         gradient = torch.empty_like(logits)
-        room = logits.new_empty(classes * step * width)  # for one strip after another: allocating each anew is slower
+        room = logits.new_empty(classes * step * width)  # reused by every strip, since new memory for each is slower
         # Of each pixel: its label's logit, the highest one, all exponentials; 1 and -1 where its label counts.
         mine, best, total, known, minus = logits.new_empty(5, 1, height * width)
         label = labels.new_empty(1, height * width, dtype=torch.int64)
